@@ -1,10 +1,10 @@
-"""The Python API: a model that generates, continues, edits, encodes and decodes, by the same code as the command line.
+"""The Python API: `Jukebox` is a model that generates, continues, edits, encodes and decodes audio.
 
     model = Jukebox.from_pretrained("MODEL")
     audio = model.generate(Song(artist="ann", lyrics="la la"), seconds=30)
 
-Weights are read on first use and stay loaded. Without `run_folder` the audio is sampled in a temporary run folder; with it the
-run stays on disk, as on the command line. Defaults, warnings and errors are those of the command line.
+Weights are read on first use and stay loaded. With `run_folder` the run stays on disk, as on the command line. Without
+`run_folder` the audio is sampled in a temporary run folder. Defaults, warnings and errors are those of the command line.
 """
 
 from __future__ import annotations
@@ -50,16 +50,16 @@ from jukebox.sampling.sampler import Written
 from jukebox.song import Song, left_out, unknown_names, without_effect
 from vqvae.codec import as_tensor
 
-Recorded = str | Path | Audio  # an audio file, a codes.npz or a run folder by its path, or audio
+Recorded = str | Path | Audio  # the path of an audio file, a codes.npz or a run folder, or an Audio
 
 
 class Cancelled(Exception):
-    """A job was stopped by its `cancel` callback; a run in a folder of its own can be resumed."""
+    """The `cancel` callback of a job stopped the job. A run with a `run_folder` can be resumed."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a job: finished frames of all frames of a level, summed over samples."""
+    """Progress of a job at one level: `done` of `total` frames are finished, summed over all samples."""
 
     level: int
     stream: str
@@ -75,8 +75,8 @@ class Progress:
 class Callbacks:
     """Callbacks of a job.
 
-    progress: gets a `Progress` after every update
-    cancel: called as often; if it returns true, the job stops with `Cancelled`
+    progress: called with a `Progress` after every update
+    cancel: called after every update; if the callback returns true, the job raises `Cancelled`
     """
 
     progress: Callable[[Progress], object] | None = None
@@ -84,16 +84,19 @@ class Callbacks:
 
 
 class Jukebox(ModelFolder):
-    """An opened model: `Jukebox.from_pretrained(folder)`."""
+    """An opened model; `Jukebox.from_pretrained(folder)` opens a model directory."""
 
-    device = "auto"  # device of jobs that specify none; see `to`
+    device = "auto"  # default device of a job; see `to`
     _loaded: LoadedModel | None = None
 
     def to(self, device: str) -> Jukebox:
-        """Use a device (cpu, cuda, cuda:1, or auto: a GPU if there is one) for later jobs; UserError without that device."""
+        """Set the default device of later jobs, and move the loaded weights to that device.
+
+        The device is cpu, cuda, cuda:N or auto (a GPU if the machine has one). Raise UserError if the machine lacks the device.
+        """
         chosen = choose_device(device)
         if self._loaded:
-            with one_job():  # a job in progress has the weights where they are
+            with one_job():  # the weights must not move during a job
                 self._loaded.to(chosen)
         self.device = chosen
         return self
@@ -117,9 +120,10 @@ class Jukebox(ModelFolder):
         options: SamplingOptions | None = None, machine: MachineOptions | None = None, run_folder: str | Path | None = None,
         callbacks: Callbacks | None = None,
     ) -> Audio | Run:  # fmt: skip
-        """Generate a song of `seconds` from artist, genre and lyrics; return Audio, or with `run_folder` the Run on disk.
+        """Generate a song of `seconds` from artist, genre and lyrics.
 
-        `params` are `SamplingParams`, the parameters of a kind of prior, or a mapping from streams to these.
+        Without `run_folder` the method returns Audio. With `run_folder` the method returns the Run on disk. `params` is a
+        `SamplingParams`, the parameters object of one kind of prior, or a mapping from stream names to such objects.
         """
         settings = self._settings(seed, params, options, machine)
         self._warn(song)
@@ -142,9 +146,10 @@ class Jukebox(ModelFolder):
         seed: int | None = None, params: Params | None = None, options: SamplingOptions | None = None,
         machine: MachineOptions | None = None, run_folder: str | Path | None = None, callbacks: Callbacks | None = None,
     ) -> Audio | Run:  # fmt: skip
-        """Continue the first `prompt_seconds` (0: all) of a recording to `seconds`, at its sample rate and channels.
+        """Keep the first `prompt_seconds` (0: all) of a recording as the prompt, and generate the rest of `seconds`.
 
-        A recording is an audio file, a codes.npz, a run folder, or an Audio.
+        The recording is an audio file, a codes.npz, a run folder or an Audio. The result has the sample rate and channels of
+        an audio recording.
         """
         settings = self._settings(seed, params, options, machine)
         self._warn(song)
@@ -156,7 +161,7 @@ class Jukebox(ModelFolder):
         self, song: Song, seconds: float = 20.0, *, seed: int | None = None, params: Params | None = None,
         options: SamplingOptions | None = None, machine: MachineOptions | None = None,
     ) -> Iterator[Audio]:  # fmt: skip
-        """Yield the audio of `generate` in blocks as soon as they are sampled, during the last level of the route."""
+        """Yield the audio of `generate` in blocks while the last level of the route is sampled."""
         settings = self._settings(seed, params, options, machine)
         self._warn(song)
         return self._blocks(self.fitted(request.sampled(self.info, [song], seconds, settings), settings))
@@ -176,9 +181,11 @@ class Jukebox(ModelFolder):
         self, song: Song, seconds: float = 0.0, *, start: float = 0.0, seed: int | None = None, params: Params | None = None,
         changes: Changes | None = None, machine: MachineOptions | None = None,
     ) -> Iterator[Audio]:  # fmt: skip
-        """Music without end (`seconds` 0: until the iterator is closed) in blocks, by the route of unbounded length.
+        """Yield music from second `start` on in blocks, by the model's route of unbounded length.
 
-        `changes` gets the second at which each patch begins, and returns the sampling parameters that are others from there on.
+        `seconds` limits the length; with 0 the music ends when the iterator is closed. `changes` is called before each patch
+        with the second at which the patch begins. `changes` returns the sampling parameters that change from that patch on.
+        Raise UserError if the model has no route of unbounded length.
         """
         settings = self._settings(seed, params, None, machine)
         self._warn(song)
@@ -197,7 +204,7 @@ class Jukebox(ModelFolder):
     # ---- runs on disk
 
     def resume(self, run: str | Path | Run, callbacks: Callbacks | None = None) -> Run:
-        """Finish an interrupted run with the same codes as without the interruption; for an edit also its files."""
+        """Finish an interrupted run. The codes equal those of an uninterrupted run. An edit also writes its output files."""
         with one_job():
             made = walk.resume(_opened(run, self), self._model(), report=_report(callbacks, self.spec.names))
             if made.request.get("inpaints"):
@@ -208,7 +215,11 @@ class Jukebox(ModelFolder):
         self, run: str | Path | Run, run_folder: str | Path, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0,
         lyrics: Song | str | None = None, seed: int | None = None, takes: int = 1, machine: MachineOptions | None = None,
     ) -> Run:  # fmt: skip
-        """Keep the first seconds (0: all) of a run, or of its take `take` (from 1), and continue with another seed or other lyrics."""
+        """Keep the first `keep_seconds` (0: all) of a run, and sample the rest with another seed or other lyrics.
+
+        `take` selects one take of the run by its number from 1; 0 selects all takes. `seconds` is the finished length; 0 means
+        the length of the run.
+        """
         lyrics = Song(lyrics=lyrics) if isinstance(lyrics, str) else lyrics
         settings = self._settings(None, None, SamplingOptions(takes=takes), machine)
         with one_job():
@@ -221,19 +232,22 @@ class Jukebox(ModelFolder):
         self, run: str | Path | Run, run_folder: str | Path | None = None, *, level: int | None = None, seed: int | None = None,
         params: Params | None = None, route: str = "", machine: MachineOptions | None = None,
     ) -> Run:  # fmt: skip
-        """Write the missing finer levels of a run, or in a copy at `run_folder` resample those below `level`."""
+        """Write the missing finer levels of a run. With `run_folder` resample the levels below `level` in a copy of the run."""
         settings = self._settings(None, params, SamplingOptions(route=route), machine)
         with one_job():
             opened = _opened(run, self)
             return _checked(walk.upsample(opened, run_folder, settings, level=level, seed=seed, model=self._model()))
 
     def replay(self, run: str | Path | Run, run_folder: str | Path) -> Run:
-        """Sample the codes of a run again; UserError if they differ from the original ones."""
+        """Sample the codes of a run again in a new run folder; raise UserError if the codes differ."""
         with one_job():
             return _checked(walk.replay(run.folder if isinstance(run, Run) else run, run_folder, self._model()))
 
     def export(self, run: str | Path | Run, path: str | Path, take: int = 1, *, bits: int = 0) -> Path:
-        """Write take number `take` (from 1) as .wav of 16, 24 or 32 bits (floats), .flac or .mp3, with its request in the tags."""
+        """Export take number `take` (from 1) to a file whose tags contain the request.
+
+        The format is .wav of 16, 24 or 32 bits (floats), .flac or .mp3.
+        """
         form = form_of_path(Path(path), bits)
         with computing_on("cpu"):
             export_take(_opened(run, self), Path(path), form, take, self)
@@ -246,9 +260,9 @@ class Jukebox(ModelFolder):
         params: Params | None = None, edit: EditOptions | None = None, machine: MachineOptions | None = None,
         out: str | Path | None = None, callbacks: Callbacks | None = None,
     ) -> Audio:  # fmt: skip
-        """Resample a recording from second `start` to `end`; all other samples stay unchanged.
+        """Resample a recording from second `start` to second `end`. All other samples stay unchanged.
 
-        With `out` the result is also written to that file, beside the run of the edit.
+        With `out` the result is also written to that file, and the run folder of the edit is kept beside the file.
         """
         settings = self._edit_settings(song, seed, params, edit, machine, callbacks)
         return self._edited(
@@ -260,7 +274,7 @@ class Jukebox(ModelFolder):
         song: Song | None = None, seed: int | None = None, params: Params | None = None, edit: EditOptions | None = None,
         machine: MachineOptions | None = None, out: str | Path | None = None, callbacks: Callbacks | None = None,
     ) -> Audio:  # fmt: skip
-        """Resample a recording, or its seconds from `start` to `end`, except the parts that `prompt` keeps."""
+        """Resample a recording from second `start` to `end` (None: the end), except for the codes that `prompt` keeps."""
         settings = self._edit_settings(song, seed, params, edit, machine, callbacks)
         return self._edited(
             recording, out, lambda path, target: editing.vary(self._model(), path, target, prompt, start, end, settings)
@@ -271,7 +285,7 @@ class Jukebox(ModelFolder):
         seed: int | None = None, params: Params | None = None, edit: EditOptions | None = None,
         machine: MachineOptions | None = None, out: str | Path | None = None, callbacks: Callbacks | None = None,
     ) -> Audio:  # fmt: skip
-        """Keep at most `kbps` thousand bits per second of the codes of a recording and sample the others."""
+        """Keep at most `kbps` kilobits per second of the codes of a recording, and sample the other codes."""
         settings = self._edit_settings(song, seed, params, edit, machine, callbacks)
         return self._edited(
             recording, out, lambda path, target: editing.compress(self._model(), path, target, kbps, start, end, settings)
@@ -291,7 +305,10 @@ class Jukebox(ModelFolder):
     # ---- codes
 
     def encode(self, recording: Recorded, streams: Sequence[str] = ()) -> Codes:
-        """Encode a recording to codes or latents of some streams (default: all trained ones), in whole coarsest frames."""
+        """Encode a recording to codes or latents of `streams` (default: all trained streams).
+
+        Samples after the last whole frame of the coarsest stream are dropped. Raise UserError if no frame is whole.
+        """
         names, device = tuple(streams) or self.trained_streams(), choose_device(self.device)
         with one_job(), computing_on(device), _on_disk(recording) as path:
             with BlockReader(path, sample_rate=self.sample_rate, channels=self.spec.channels) as reader:
@@ -305,7 +322,7 @@ class Jukebox(ModelFolder):
         return Codes(values, self.sample_rate, length, {name: self.info.codes_hash(name) for name in names})
 
     def decode(self, codes: Codes, stream: str = "") -> Audio:
-        """Decode one stream of codes (default: the finest) to audio."""
+        """Decode one stream of `codes` (default: the finest) to audio; raise UserError if another codec wrote the codes."""
         if not codes.is_of(self.info):
             raise UserError(
                 f"these codes are of another codec than that of {self.folder}; encode the recording with this model"
@@ -327,7 +344,7 @@ class Jukebox(ModelFolder):
     # ---- small helpers
 
     def _model(self) -> LoadedModel:
-        """The same model directory with its loaded weights."""
+        """The model whose weights stay loaded between jobs."""
         if self._loaded is None:
             self._loaded = LoadedModel(self.info)
         self._loaded.info = self.info
@@ -342,7 +359,7 @@ class Jukebox(ModelFolder):
         return RunSettings(options, params, machine)
 
     def fitted(self, asked: dict[str, Any], settings: RunSettings) -> dict[str, Any]:
-        """Fit a request (jukebox/runs/request.py) to the memory of its settings; UserError if that is impossible."""
+        """Return the request with dtype and batches that fit the memory limit of `settings`; raise UserError if none fit."""
         asked = asked | fitted(self.info, asked, settings.machine.max_memory)
         check_memory(self.info, asked)
         return asked
@@ -355,7 +372,7 @@ class Jukebox(ModelFolder):
     def _result(
         self, asked: dict[str, Any], settings: RunSettings, run_folder: str | Path | None, callbacks: Callbacks | None
     ) -> Audio | Run:
-        """The run of a request in its folder, or the audio of its one sample."""
+        """Sample a request. Return the run if `run_folder` is specified, or else the audio of the only sample."""
         asked = self.fitted(asked, settings)
         if run_folder is not None:
             with one_job():
@@ -383,14 +400,14 @@ class Jukebox(ModelFolder):
 
 
 def _checked(run: Run) -> Run:
-    """Return the run; print a warning for each finding in its audio."""
+    """Warn of each finding in the audio of a run, and return the run."""
     for line in lines_of(run.request):
         warnings.warn(line, stacklevel=4)
     return run
 
 
 def _opened(run: str | Path | Run, model: ModelFolder) -> Run:
-    """Open a run of this model, even if the model was moved; UserError if the weights differ."""
+    """Open a run of this model. The model directory may have moved. Raise UserError if the weights have changed."""
     opened = run if isinstance(run, Run) else Run.open(run)
     check_weights(opened.request, model.info)
     opened.request = opened.request | {"model": str(model.folder)}
@@ -398,7 +415,10 @@ def _opened(run: str | Path | Run, model: ModelFolder) -> Run:
 
 
 def audio_of(run: Run, sample: int = 0) -> Audio:
-    """The audio of a sample of a finished run by its finest level, with its codes; joined to its prompt where that is a recording."""
+    """Audio and codes of a sample of a finished run; the audio is decoded from the finest sampled level.
+
+    If the prompt is a recording, the audio is that prompt joined with the new audio.
+    """
     level = run.finest
     streams = {run.stream(each).name: run.codes(each, [sample])[0] for each in run.request["levels"]}
     joined = joined_path(run, sample)
@@ -420,7 +440,7 @@ def _temporary_run(asked: dict[str, Any]) -> Generator[Run, None, None]:
 
 @contextmanager
 def _on_disk(recording: Recorded) -> Iterator[Path]:
-    """The path of a recording; an Audio is written to a temporary file of floats."""
+    """Yield the path of a recording; an Audio is written to a temporary wav file of floats."""
     if not isinstance(recording, Audio):
         yield Path(recording)
         return
@@ -431,7 +451,7 @@ def _on_disk(recording: Recorded) -> Iterator[Path]:
 
 
 def _wav_from(path: Path, first: int) -> Float[np.ndarray, "c n"]:
-    """The samples of a run's wav file from `first` on."""
+    """Read the samples of a 16-bit wav file from sample `first` on."""
     with wave.open(str(path), "rb") as file:
         file.setpos(first)
         pcm = np.frombuffer(file.readframes(file.getnframes() - first), "<i2").reshape(-1, file.getnchannels())
@@ -439,7 +459,7 @@ def _wav_from(path: Path, first: int) -> Float[np.ndarray, "c n"]:
 
 
 def _report(callbacks: Callbacks | None, streams: Sequence[str]) -> walk.Report | None:
-    """The report function of `walk.resume` for some callbacks; None: a progress bar is shown."""
+    """The `report` argument of `walk.resume` that calls the callbacks; None without callbacks, which shows a progress bar."""
     if callbacks is None:
         return None
 

@@ -1,4 +1,4 @@
-"""Audio: samples and their rate, as the Python API takes and returns them."""
+"""Audio: samples with their sample rate, an argument and a result of the Python API."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from jukebox.model.code_file import Codes
 
 @dataclass(frozen=True)
 class Audio:
-    """Samples (channels, n) float32 in [-1, 1] at `sample_rate` Hz; `codes` are the decoded codes, if any.
+    """Samples (channels, n) float32 in [-1, 1] at `sample_rate` Hz; `codes` are the codes of the audio, if known.
 
-    In a notebook it is shown as a player.
+    A notebook shows a player for the audio.
     """
 
     samples: Float[np.ndarray, "c n"]
@@ -28,7 +28,7 @@ class Audio:
 
     @staticmethod
     def load(path: str | Path) -> Audio:
-        """Read an audio file at its sample rate and channels; BadAudio if it cannot be decoded."""
+        """Read an audio file at its own sample rate and channels; raise BadAudio if the file cannot be decoded."""
         return Audio(*read(path))
 
     @property
@@ -40,9 +40,9 @@ class Audio:
         return self.samples.shape[1] / self.sample_rate
 
     def save(self, path: str | Path) -> Path:
-        """Write the audio in the format of the suffix: .wav, .aif or .aiff (16 bits), .flac (24 bits), .ogg, .opus or .mp3.
+        """Write the audio as .wav, .aif or .aiff (16 bits), .flac (24 bits), .ogg, .opus or .mp3, by the suffix of `path`.
 
-        Opus and mp3 support few sample rates; audio is resampled to the next higher one. UserError for another suffix.
+        Opus and mp3 support few sample rates; audio is resampled to the next higher rate. Raise UserError for other suffixes.
         """
         write_audio(path, self.samples, self.sample_rate)
         return Path(path)
@@ -51,7 +51,7 @@ class Audio:
         return f"Audio({self.seconds:.2f} s, {self.sample_rate} Hz, {self.channels} channel{'s' * (self.channels != 1)})"
 
     def _repr_html_(self) -> str:
-        """A player with the audio inside, for notebooks."""
+        """An HTML player that contains the audio, for notebooks."""
         import wave
 
         pcm, buffer = to_pcm(self.samples, "audio"), io.BytesIO()

@@ -1,6 +1,6 @@
-"""The device of a command: `--device`, the GPU of a rank, exact arithmetic, and available memory.
+"""The device of a command: `--device`, one GPU per rank, exact arithmetic, and available memory.
 
-torch is imported when it is needed.
+torch is imported only in the functions that need it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from data_prep.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-# files of a control group: folder, limit, usage, and the part of the usage that is droppable file cache
+# files of a Linux control group (v2: "", v1: "memory"): folder, limit, usage, and the entry of droppable file cache
 GROUPS = {
     "": ("", "memory.max", "memory.current", "inactive_file"),
     "memory": ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -24,7 +24,10 @@ GROUPS = {
 
 
 def choose_device(name: str) -> str:
-    """The device for `auto` (cuda if there is a GPU, else cpu), cpu, cuda or cuda:N; UserError for other names, and without that GPU."""
+    """Return the torch device of a `--device`: auto (cuda if there is a GPU, else cpu), cpu, cuda or cuda:N.
+
+    Raise UserError for a name that torch does not know, and for a GPU that the machine lacks.
+    """
     if name == "cpu":
         return name
     import torch
@@ -50,7 +53,7 @@ def _is_device(name: str) -> bool:
 
 
 def device_of(model: Any) -> torch.device:
-    """The device that the parameters of a model are on; the CPU if it has none."""
+    """Return the device of a model's parameters; the CPU if the model has no parameters."""
     import torch
 
     parameter = next(model.parameters(), None)
@@ -58,14 +61,17 @@ def device_of(model: Any) -> torch.device:
 
 
 def device_of_rank(device: str, rank: int) -> str:
-    """Distributes the ranks of one machine over its GPUs if `device` is cuda without a number."""
+    """Return the device of a rank: `cuda` becomes the GPU whose number is `rank` modulo the number of GPUs."""
     import torch
 
     return f"cuda:{rank % torch.cuda.device_count()}" if device == "cuda" else device
 
 
 def choose_own_device(name: str, rank: int, ranks: int) -> str:
-    """The device of one of several processes; UserError also for cuda with a number, which would be one GPU for all processes."""
+    """Return the device of process `rank` of `ranks`; several processes on `cuda` use different GPUs.
+
+    Raise UserError as in `choose_device`, and if several processes would use one GPU (cuda:N).
+    """
     device = choose_device(name)
     if ranks > 1 and device.startswith("cuda:"):
         raise UserError(f"--device {device} is one GPU for {ranks} processes; use --device cuda, which gives each its own")
@@ -74,10 +80,10 @@ def choose_own_device(name: str, rank: int, ranks: int) -> str:
 
 @contextmanager
 def computing_on(device: str) -> Iterator[None]:
-    """Make a GPU the current one, and products and convolutions exact, so that codes are equal; settings are restored
-    afterwards.
+    """Make a GPU the current device, and make matrix products and convolutions exact, so that codes are reproducible.
 
-    Exact: no TF32 in place of float32, and no sums of bfloat16 or float16 in these. The settings apply to the whole process.
+    Exact arithmetic uses no TF32 in place of float32, and adds no partial sums in bfloat16 or float16. The settings apply to
+    the whole process and are restored afterwards.
     """
     import torch
 
@@ -96,7 +102,10 @@ def computing_on(device: str) -> Iterator[None]:
 
 
 def _exact_settings() -> list[tuple[Any, str, Any]]:
-    """(owner, name, value) of torch's settings; from torch 2.9 on float32 has one by operation, which must not be mixed with older ones."""
+    """Return torch's settings for exact arithmetic as (owner, name, value).
+
+    From torch 2.9 on each operation has a separate float32 setting. torch forbids a mix of these with the older settings.
+    """
     from torch import backends
 
     parts: Any = backends  # the stubs lack the newer settings
@@ -111,7 +120,7 @@ def _exact_settings() -> list[tuple[Any, str, Any]]:
 
 
 def available_memory() -> int:
-    """Bytes of memory available to this process: the minimum of the system and its control groups."""
+    """Bytes of memory available to this process: the minimum over the system and the control groups of the process."""
     left = [1 << 62]
     with suppress(AttributeError, ValueError, OSError):
         left.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -123,17 +132,17 @@ def available_memory() -> int:
 
 
 def _left_in_groups(groups: Path, root: Path) -> Iterator[int]:
-    """The bytes that the control groups of a process, and their parents, allow."""
+    """Yield the bytes that each control group of a process, and each of its parents, still allows."""
     for line in groups.read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         place, limit, used, droppable = GROUPS.get(controllers, GROUPS[""])
         group = root / place / path.strip("/")
         for folder in (group, *group.parents) if controllers in GROUPS else ():
-            with suppress(OSError, ValueError, KeyError):  # no limit is "max"; a container does not see its own path
+            with suppress(OSError, ValueError, KeyError):  # a missing limit is "max"; a container does not see its own path
                 files = _numbers(folder / "memory.stat")[droppable]
                 yield int((folder / limit).read_text()) - int((folder / used).read_text()) + files
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """The number of each name in a file of the kernel, such as /proc/meminfo."""
+    """Read a kernel file such as /proc/meminfo: name -> number."""
     return {words[0]: int(words[1]) for line in path.read_text().splitlines() if len(words := line.split()) > 1}

@@ -1,7 +1,8 @@
 """Exports for other programs: audio with tags and cue markers, and held-out songs with a model's reconstructions.
 
-16-bit samples are those of the run's wav file. For 24 bits, floats and flac the codes are decoded again, so that nothing is
-rounded twice. A take that is joined to a recording, or is an edit, is exported from its file at the recording's sample rate.
+A 16-bit wav or an mp3 has the samples of the run's wav file. An export of 24 bits, floats or flac decodes the codes again, so
+that samples are rounded only once. A take that is joined to a recording, or is an edit, is exported from the file of that take
+at the recording's sample rate.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ MOST_CUES = 500
 
 
 def result_path(run: Run, take: int) -> Path:
-    """The file of take number `take` (from 1); UserError if there is no such take, or it has no audio yet."""
+    """Return the audio file of take number `take` (from 1); raise UserError if the run lacks the take or its audio."""
     if not 1 <= take <= run.n_samples:
         raise UserError(f"there is no take {take} in {run.folder.name}; it has 1 to {run.n_samples}")
     if run.request.get("inpaints"):
@@ -51,7 +52,10 @@ def result_path(run: Run, take: int) -> Path:
 
 
 def samples_of(run: Run, take: int, model: ModelFolder | None = None) -> tuple[Float[np.ndarray, "c n"], int]:
-    """The samples of a take and their rate; with a model decoded from the codes, where the file has been rounded to 16 bits."""
+    """Return the samples of a take and their sample rate.
+
+    With `model` the codes are decoded again if the take's file is a 16-bit wav file of the run. Other files are read.
+    """
     path = result_path(run, take)
     if model is None or path != run.audio_path(run.finest, take - 1):
         return read(path)
@@ -68,7 +72,7 @@ def export_take(run: Run, path: Path, form: str, take: int = 1, model: ModelFold
 
 
 def tags_of(request: Mapping[str, Any], take: int) -> dict[str, str]:
-    """Title, artist, model, seed and the request of a take; no path of this machine."""
+    """Return the tags of a take: title, artist, model, seed and request. No tag contains a path of this machine."""
     song = request["samples"][take - 1]
     named = (
         "verb",
@@ -92,7 +96,7 @@ def tags_of(request: Mapping[str, Any], take: int) -> dict[str, str]:
 
 
 def cues_of(folder: Path, request: Mapping[str, Any], take: int) -> list[Cue]:
-    """Cue markers: end of the prompt, start and end of an edit, and start of each line of the lyrics."""
+    """Return at most MOST_CUES cue markers: end of the prompt, start and end of each edit, and start of each lyric line."""
     cues: list[Cue] = []
     if request["prompt"]:
         cues.append((request["prompt"]["seconds"], "prompt ends"))
@@ -105,10 +109,11 @@ def cues_of(folder: Path, request: Mapping[str, Any], take: int) -> list[Cue]:
 
 
 def export_pairs(model: ModelFolder, data: Path, folder: Path, songs: int, seconds: float, device: str) -> Path:
-    """Held-out songs as wav files for metrics of other programs; the path of their table, pairs.csv.
+    """Export held-out songs as wav files for metrics of other programs, and return the path of their table, pairs.csv.
 
-    Of each song its first `seconds`: reference/, reconstructed by each trained stream (vq.0/ ..), and generated/ from the song's own
-    conditions, where the model has a whole route (the run is generated.run).
+    Each file has the first `seconds` of a song. The folder reference/ has the original audio. The folder of each decodable
+    stream (vq.0/ ..) has the reconstructions. If the model has a complete route, generated/ has songs that the run
+    generated.run samples from the same conditions.
     """
     rows = split_rows(data, "test", songs)
     waves = [read_wave(data, row, model.spec, seconds) for row in rows]

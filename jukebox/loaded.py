@@ -18,7 +18,7 @@ _JOB = threading.Lock()
 
 
 class LoadedModel(ModelFolder):
-    """A model directory that reads each part once, and again if its file has changed."""
+    """A model directory that keeps each part in memory once it is read. A part is read again if its file has changed."""
 
     def __init__(self, info: ModelInfo) -> None:
         super().__init__(info)
@@ -52,7 +52,7 @@ class LoadedModel(ModelFolder):
 
 @contextmanager
 def one_job() -> Iterator[None]:
-    """One job of the Python API at a time; torch's number of threads is as before afterwards. UserError while another runs."""
+    """Allow one job of the Python API at a time, and restore torch's number of threads; raise UserError during another job."""
     if not _JOB.acquire(blocking=False):
         raise UserError("another job of this process is not finished; wait for it, or close its iterator, and call again")
     threads = torch.get_num_threads()

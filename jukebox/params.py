@@ -1,7 +1,6 @@
-"""The user's parameters of a run as frozen dataclasses; the fields are arguments of the Python API and flags of the command
-line.
+"""Parameters of a run as frozen dataclasses: their fields are arguments of the Python API and flags of the command line.
 
-A line of a docstring is the help of a flag. Nothing heavy is imported here.
+A line with a field's name in a docstring is the help of the flag. This module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -13,16 +12,16 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Parameters of sampling, for every prior of a route that has them.
+    """Sampling parameters; each parameter applies to all priors of the route that have it.
 
-    temperature: of the coarsest level; 0 always takes the most likely code
-    temperature_lower: of the levels below
-    top_k: sample among the k most likely codes only (0: among all)
-    top_p: sample among the most likely codes that together have this probability (0: among all)
-    guidance: weight of the conditions of the coarsest level, as in classifier-free guidance (1: none)
-    passes: of masked decoding, passes of each level, coarsest first, as in 24,12 (empty: 24, and 12 of the finest)
-    noise: of masked decoding, weight of the random numbers added to the confidence of codes
-    more: values of other parameters that the priors of the route have, by name; each is a flag
+    temperature: temperature of the coarsest level; 0 always takes the most likely code
+    temperature_lower: temperature of the finer levels
+    top_k: sample among the k most likely codes only (0: among all codes)
+    top_p: sample among the most likely codes with this total probability (0: among all codes)
+    guidance: weight of classifier-free guidance by the conditions, at the coarsest level (1: no guidance)
+    passes: passes of masked decoding at each level, coarsest first, as in 24,12 (empty: 24, and 12 at the finest level)
+    noise: weight of the Gumbel noise on the confidence of codes in masked decoding
+    more: values of further parameters of the route's priors, by name; each name is a flag
     """
 
     temperature: float = 0.98
@@ -37,11 +36,11 @@ class SamplingParams:
 
 @dataclass(frozen=True, kw_only=True)
 class TakeOptions:
-    """Number, seed and length of results.
+    """Number of takes, seed, and length of the whole song.
 
-    takes: results for each song, which differ in their random numbers
+    takes: number of results per song, which differ in their random numbers
     seed: seed of all random numbers
-    total_seconds: length of the whole song that the model is conditioned on, in seconds (0: that of the result)
+    total_seconds: length in seconds of the whole song, a condition of the model (0: length of the result)
     """
 
     takes: int = 1
@@ -53,10 +52,10 @@ class TakeOptions:
 class SamplingOptions(TakeOptions):
     """Route, levels and windows of sampling.
 
-    route: which priors write the levels, by the name that the model gives it (empty: the model's default route)
-    lower: earlier name of two routes: masked, and autoregressive, which is jukebox
-    levels: levels to write, as in 2,1,0 (empty: all of the route); into those of another codec the route's audio is encoded
-    hop_fractions: step from window to window as a share of the window, for levels 0,1,2 (the last one for further levels)
+    route: name of the model's route, which selects the prior of each level (empty: the model's default route)
+    lower: earlier flag for two routes: masked means --route masked, autoregressive means --route jukebox
+    levels: levels to write, as in 2,1,0 (empty: all of the route); the route's audio is encoded into levels of other codecs
+    hop_fractions: step between windows as a share of the window, for levels 0,1,2 (further levels use the last share)
     """
 
     route: str = ""
@@ -69,9 +68,9 @@ class SamplingOptions(TakeOptions):
 class DeviceOptions:
     """Threads, device and dtype.
 
-    threads: CPU threads (0: one for a small model, all for a large one)
-    device: cpu, cuda, or auto: a GPU if there is one
-    dtype: float32, bfloat16, float16 or int8 (weights in int8, the rest in bfloat16); empty: float32
+    threads: number of CPU threads (0: one for a small model, all for a large model)
+    device: cpu, cuda, or auto (a GPU if the machine has one)
+    dtype: float32, bfloat16, float16 or int8 (weights in int8, other tensors in bfloat16); empty: float32
     """
 
     threads: int = 0
@@ -83,13 +82,13 @@ class DeviceOptions:
 class MachineOptions(DeviceOptions):
     """Threads, device, dtype, batch and memory.
 
-    batch: samples decoded in parallel, with --parallel samples times windows (0: all)
-    parallel: below the coarsest level, sample the windows of a song in parallel, each after a warm-up that is dropped
-    dtype: float32, bfloat16, float16 or int8 (weights in int8, the rest in bfloat16); empty: float32, or what --max_memory
-        chooses
-    compile: whether decoding steps are compiled (CPU) or captured (GPU); auto: where that is possible, on a GPU if many codes
-        are sampled
-    max_memory: memory that each process stays below, such as 8GB: dtype and batch are chosen so (empty: no limit)
+    batch: number of samples decoded in parallel; with --parallel, samples times windows (0: all)
+    parallel: sample the windows of finer levels in parallel; each window begins with warm-up frames that are dropped
+    dtype: float32, bfloat16, float16 or int8 (weights in int8, other tensors in bfloat16); empty: float32, or the dtype that
+        --max_memory requires
+    compile: compile (CPU) or capture (GPU) the decoding steps; auto does so if possible, and on a GPU only if many codes are
+        sampled
+    max_memory: memory limit of each process, such as 8GB; dtype and batch are chosen to fit (empty: no limit)
     """
 
     batch: int = 0
@@ -100,10 +99,10 @@ class MachineOptions(DeviceOptions):
 
 @dataclass(frozen=True)
 class EditOptions:
-    """Cross-fade and sample of an edit.
+    """Length of the cross-fades of an edit, and the edited sample of a run.
 
-    fade: seconds at both ends of a range, inside it, in which old and new audio cross-fade
-    sample: of a run folder, number of the sample to edit, counted from 1 as on the page
+    fade: length in seconds of the cross-fade between old and new audio, at both ends inside the range
+    sample: number of the sample to edit if the recording is a run folder, counted from 1 as on the page
     """
 
     fade: float = 0.02
@@ -112,22 +111,24 @@ class EditOptions:
 
 @dataclass(frozen=True)
 class KeptPrompt:
-    """Prompt of a variation: the columns that any option keeps; then dropout; then whole levels, in this order.
+    """Prompt of a variation: the codes that are kept.
+
+    A column is kept if any option keeps it. Then `dropout` drops kept columns. Then `keep_levels` and `redraw_levels` apply.
 
     periodic: keep every n-th column (0: none)
-    width: columns kept at each of these, an odd number
-    roll: number of the first of these columns
-    random: share of the columns that is not kept, at random (1: none is kept)
-    prefix: keep the first seconds of the range
-    suffix: keep its last seconds
-    beat: keep the beats
+    width: number of columns kept around each periodic column, an odd number
+    roll: index of the first periodic column
+    random: share of the columns that is resampled at random; the others are kept (1: none is kept)
+    prefix: seconds kept at the start of the range
+    suffix: seconds kept at the end of the range
+    beat: keep the columns at beats
     before_beat: seconds kept before each beat
-    after_beat: seconds kept after it
+    after_beat: seconds kept after each beat
     every_beat: keep every n-th beat only
-    onset: keep the columns with note onsets, and so many columns on both sides (-1: do not)
-    dropout: random share of the kept columns that is dropped again
-    keep_levels: levels kept everywhere, from the coarsest on, as in 2 or 2,1
-    redraw_levels: levels resampled everywhere, whatever the prompts keep, as in 0
+    onset: keep the columns with note onsets, and this number of columns on both sides (-1: none)
+    dropout: share of the kept columns that is dropped at random
+    keep_levels: levels kept completely, from the coarsest on, as in 2 or 2,1
+    redraw_levels: levels resampled completely, even where options keep columns, as in 0
     """
 
     periodic: int = 0

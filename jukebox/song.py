@@ -1,8 +1,8 @@
-"""Song: the user's description of a song, and the Conditions of each window of a level.
+"""Song: the user's description of a song, and the conditions of each window of a level.
 
-A song is prepared once (names to ids, lyrics to ids with the time of each character), and then returns conditions for windows.
-Lyrics without times are placed by line and beat at the pace of the training music (`data_prep.align`). torch is imported with
-the first window, not with this module, because a request must be on disk before anything heavy is imported.
+`PreparedSong` converts a song once: names to ids, and lyrics to tokens with times. `window_conditions` computes the conditions
+of a window from a prepared song. Lyrics without times get times by line and beat at the pace of the training music
+(`data_prep.align`). torch is imported with the first window, because a request must be on disk before heavy imports.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Song:
-    """Description of a song. `seconds` is the length of the whole song, which the timing condition contains.
+    """Description of a song.
 
-    `genre` is one name, or several joined by commas, that are added to `genres`.
+    `seconds` is the length of the whole song, which is part of the timing condition. `genre` is one name or several names with
+    commas between them; all are added to `genres`.
     """
 
     artist: str | None = None
@@ -44,7 +45,7 @@ class Song:
             object.__setattr__(self, "genres", (*self.genres, *filter(None, map(str.strip, genre.split(",")))))
 
     def placed(self, labels: Labels) -> Song:
-        """The same song with plain lyrics placed in time, by line and beat."""
+        """Return the song with an estimated time for each word of plain lyrics; a song with word times stays the same."""
         if self.word_times or not (self.lyrics and self.lyrics.strip()):
             return self
         return replace(self, word_times=tuple(place(self.lyrics, self.seconds, labels.pace, self.genres)))
@@ -52,7 +53,11 @@ class Song:
 
 @dataclass(frozen=True)
 class ConditionDropout:
-    """Condition dropout in training, so that each condition may be absent later: probabilities, and seconds of jitter (SD)."""
+    """Condition dropout in training, so that a prior can also sample without a condition.
+
+    `labels`, `lyrics` and `times` are the probabilities that a window lacks that condition. `jitter` is the standard deviation
+    of the noise on lyric times, in seconds.
+    """
 
     labels: float = 0.0
     lyrics: float = 0.0
@@ -62,13 +67,13 @@ class ConditionDropout:
 
 @dataclass(frozen=True)
 class PreparedSong:
-    """A song as ids: artist, genres, lyric tokens, and the time of each (nan: unknown)."""
+    """A song as ids: artist, genres, and lyric tokens with a time for each token (nan: unknown)."""
 
     artist: int
     genres: tuple[int, ...]
     ids: Int[np.ndarray, " n"]
-    seconds: Float[np.ndarray, " n"]  # the middle of each token
-    words: Float[np.ndarray, "n 2"]  # begin and end of the word of each token
+    seconds: Float[np.ndarray, " n"]  # time of the middle of each token
+    words: Float[np.ndarray, "n 2"]  # begin and end of the word that contains each token, in seconds
     total: int  # samples of the whole song
     tokens: Tokens
 
@@ -96,9 +101,10 @@ def window_conditions(
     dropout: ConditionDropout | None = None,
     rng: np.random.Generator | None = None,
 ) -> Conditions:
-    """Conditions (batch of one) of the window that starts at frame `start` of this prior's windows.
+    """Compute the conditions of a prior's window that starts at frame `start`, as a batch of one.
 
-    With `dropout` and `rng` (training) labels, lyrics and lyric times are dropped or jittered at random.
+    `above` has the frames of the stream above in this window. In training, `dropout` and `rng` drop labels, lyrics and lyric
+    times at random and add noise to lyric times.
     """
     import torch
 
@@ -142,7 +148,10 @@ def window_conditions(
 def sung_frames(
     ids: Int[np.ndarray, " n"], words: Float[np.ndarray, "n 2"], begin: float, seconds: float, places: int
 ) -> SungFrames:
-    """The token that is sung at each of `places` moments of a window, a batch of one; the tokens of a word share its time evenly."""
+    """Find the token that is sung at each of `places` evenly spaced times of a window, as a batch of one.
+
+    The window begins at second `begin` and lasts `seconds`. The tokens of a word divide the duration of the word evenly.
+    """
     import torch
 
     from priors.conditioning.conditions import SungFrames
@@ -151,7 +160,7 @@ def sung_frames(
     sung, left = np.zeros(places, np.int64), np.zeros(places, np.float32)
     known = np.flatnonzero(~np.isnan(words[:, 0])) if len(words) else np.zeros(0, np.int64)
     if len(known):
-        starts = np.flatnonzero(np.r_[True, (words[known][1:] != words[known][:-1]).any(axis=1)])  # of each word
+        starts = np.flatnonzero(np.r_[True, (words[known][1:] != words[known][:-1]).any(axis=1)])  # first token of each word
         counts = np.diff(np.r_[starts, len(known)])
         bounds, first = words[known[starts]], known[starts]
         order = np.argsort(bounds[:, 0], kind="stable")
@@ -181,7 +190,7 @@ def _lyric_window(ids, seconds, config: PriorConfig, total: int, offset: int, le
 
 
 def unknown_names(song: Song, labels: Labels) -> list[str]:
-    """A line for each name outside the model's labels, which is treated as unknown."""
+    """Return a warning for each artist or genre outside the model's labels; the model treats such a name as unknown."""
     named = [("artist", song.artist, labels.artists), *(("genre", genre, labels.genres) for genre in song.genres)]
     return [
         f"the model knows no {what} {name!r} and takes it as unknown; it knows {', '.join(known[1:9]) or 'none'}"
@@ -191,14 +200,14 @@ def unknown_names(song: Song, labels: Labels) -> list[str]:
 
 
 def without_effect(song: Song, info: ModelInfo) -> list[str]:
-    """A line if a song has lyrics but no prior of the model was trained with lyrics."""
+    """Return a warning if a song has lyrics but no prior of the model was trained with lyrics."""
     if not song.lyrics or not info.priors or any(entry.knows_lyrics for entry in info.priors.values()):
         return []
     return ["the model was trained without lyrics, they have no effect; train a prior on songs with lyrics (docs/training.md)"]
 
 
 def left_out(vocabulary: Vocabulary, texts: Sequence[str]) -> list[str]:
-    """A line for each of the lyrics that has characters outside the vocabulary."""
+    """Return a warning for each text with characters outside the vocabulary."""
     lines = []
     for text in dict.fromkeys(text for text in texts if text):
         if dropped := vocabulary.encode(text).dropped:
@@ -212,5 +221,5 @@ def prepare_all(songs: Sequence[Song], labels: Labels, vocabulary: Vocabulary, s
 
 
 def song_of(row: SongRow) -> Song:
-    """A row of the manifest as a song."""
+    """Convert a row of the manifest to a Song."""
     return Song(row.artist, row.genres, row.lyrics, row.word_times, row.seconds)

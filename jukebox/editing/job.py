@@ -1,11 +1,12 @@
-"""An edit as a run: the kept frames are known, the rest is sampled, and the new audio is inserted into the recording.
+"""An edit as a run: the kept frames are known, other frames are sampled, and the new audio is inserted into the recording.
 
     x.run/    a run folder (jukebox/runs/run.py): known.npz, prompt.flac, tags.json, codes of the columns around the edit
-    x.wav     the recording with the new audio; x_1.wav, x_2.wav .. of several takes
-    x.codes   of `compress`: what is kept of the range (jukebox/model/packed_codes.py)
+    x.wav     the recording with the new audio; x_1.wav, x_2.wav .. for several takes
+    x.codes   the kept codes of the range, for `compress` only (jukebox/model/packed_codes.py)
 
-A run holds only the columns that windows contain or that the audio is decoded from, as pieces in order of time. So memory and
-time grow with the edit, not with the song. `jukebox resume x.run` continues an edit, `jukebox replay x.run` repeats its codes.
+A run holds only the columns that are in a window, or from which new audio is decoded, as pieces in order of time. So memory and
+time grow with the length of the edit, not with the length of the song. `jukebox resume x.run` continues an edit.
+`jukebox replay x.run` samples the codes again.
 """
 
 from __future__ import annotations
@@ -52,40 +53,40 @@ if TYPE_CHECKING:
 
 TAGS = "tags.json"  # metadata of the recording
 LONGEST_FADE = 60.0  # seconds
-Span = tuple[int, int]  # samples [start, end) of the recording whose audio is new
+Span = tuple[int, int]  # samples [start, end) of the recording that get new audio
 
 
 @dataclass(frozen=True)
 class Edited:
-    """The result of an edit: a file for each take, and the kept share of the ranges."""
+    """The result of an edit: a file for each take, and bit rates of the kept codes in the edited spans."""
 
     takes: list[Path]
     run: Run
-    made: int  # new files of the takes; the others existed
-    kept_rate: float  # bits per second, counted
-    full_rate: float  # of all codes
-    orphans: int  # codes kept under coarser ones that change
-    windows: int  # of all levels
-    took: float  # seconds
+    made: int  # number of new take files; the other files existed
+    kept_rate: float  # bits per second of the kept codes
+    full_rate: float  # bits per second of all codes
+    orphans: int  # number of kept codes under a coarser code that changes
+    windows: int  # number of windows at all levels
+    took: float  # duration of the edit, seconds
 
 
 @dataclass(frozen=True)
 class EditJob:
-    """The input of an edit: the recording, the spans with new audio, and the known frames of the streams in all columns."""
+    """The input of an edit: the recording, the spans that get new audio, and the mask of kept frames in all columns."""
 
     model: ModelFolder
     recording: Recording
     layout: Layout
     spans: Sequence[Span]
-    keep: Mask  # (1, columns * ratio) of each stream that the priors of the edit write
+    keep: Mask  # (1, columns * ratio) for each stream that the priors of the edit write
     verb: str
     asked: Mapping[str, Any]
-    findings: Sequence[dict[str, Any]] = ()  # warnings before sampling
+    findings: Sequence[dict[str, Any]] = ()  # findings before sampling
 
     def make(
         self, out: str | Path, words: Song | None, settings: RunSettings, edit: EditOptions, report: Report | None = None
     ) -> Edited:
-        """Write every missing take."""
+        """Sample the edit and write every missing take."""
         began, takes = time.perf_counter(), self._takes(Path(out), settings)
         run = self._run(takes, words or Song(), settings, edit)
         missing = sum(not path.exists() for path in takes)
@@ -106,7 +107,7 @@ class EditJob:
         return [out] if count == 1 else [out.with_stem(f"{out.stem}_{i + 1}") for i in range(count)]
 
     def _run(self, takes: Sequence[Path], words: Song, settings: RunSettings, edit: EditOptions) -> Run:
-        """The run of the edit; UserError if another edit, or a file that no edit wrote, is in its place."""
+        """Create or open the run of the edit; raise UserError if another edit or another file has the same name."""
         info, pieces = self.model.info, self._pieces(bool(words.lyrics))
         folder = takes[0].with_name(self._stem(takes) + ".run")
         route = edit_route(info, bool(words.lyrics))
@@ -144,7 +145,7 @@ class EditJob:
         }  # fmt: skip
 
     def _write_known(self, folder: Path, pieces: Sequence[Sequence[int]], device: str) -> None:
-        """Store the recording, and its frames in the columns of the run with the mask of kept frames."""
+        """Store the recording, its tags, and its frames in the columns of the run with the mask of kept frames."""
         arrays: dict[str, np.ndarray] = {}
         per, names = masks.per_column(self.model.spec.streams), list(self.keep)
         with computing_on(device):
@@ -162,7 +163,10 @@ class EditJob:
                 np.savez(file, **arrays)  # type: ignore[arg-type]
 
     def _pieces(self, lyrics: bool) -> list[list[int]]:
-        """[first column of the run, first column of the layout, columns] of what windows contain and audio is decoded from."""
+        """Return the pieces of the run: [first column of the run, first column of the layout, number of columns].
+
+        The pieces contain the columns of all windows and the columns from which the new audio is decoded.
+        """
         info, n = self.model.info, self.layout.columns
         unknown = np.stack([~keep[0].numpy().reshape(n, -1).all(1) for keep in self.keep.values()]).max(0)
         configs = [info.priors[name].config for name in edit_route(info, lyrics).priors.values()]
@@ -184,14 +188,17 @@ class EditJob:
         return pieces
 
     def _kept(self) -> tuple[float, float, int]:
-        """Figures of the spans: kept bits per second, bits per second of all codes, and number of codes inconsistent with coarser ones."""
+        """Return the bits per second of the kept codes and of all codes in the spans, and the number of orphans.
+
+        An orphan is a kept code under a coarser code that changes.
+        """
         kept = full = seconds = 0.0
         per = masks.per_column(self.model.spec.streams)
         for first, stop in (self.layout.touched(*span) for span in self.spans):
             codes = {name: keep for name, keep in self.keep.items() if self.model.spec.stream(name).bins}
             part = {stream: keep[:, first * per[stream] : stop * per[stream]] for stream, keep in codes.items()}
             seconds += (stop - first) / self.layout.per_second
-            kept += int(masks.count_kept(part)) if part else 0  # an edit of latents alone has no codes
+            kept += int(masks.count_kept(part)) if part else 0  # an edit of only latents has no codes
             full += sum(mask.numel() for mask in part.values())
         stream = self.model.spec.stream(next(iter(self.keep)))
         bits = stream.books * math.log2(stream.bins or 1) / seconds
@@ -199,10 +206,10 @@ class EditJob:
 
 
 def edit_route(info: ModelInfo, lyrics: bool = False) -> Route:
-    """The priors of an edit: those of one codec that can inpaint, preferably of the default route's codec.
+    """Return the priors of an edit: the priors of one codec that can inpaint, preferably of the default route's codec.
 
-    If there are lyrics and the prior of the coarsest stream is not conditioned on lyrics, another prior that is samples that
-    stream.
+    With `lyrics` a coarsest prior without lyric conditions is replaced by another prior of its stream. Raise UserError if no
+    prior can inpaint, or if no prior of that stream is conditioned on lyrics.
     """
     found = next(filter(None, (_inpainting(info, codec) for codec in _codecs_by_default(info))), {})
     if not found:
@@ -221,16 +228,17 @@ def edit_route(info: ModelInfo, lyrics: bool = False) -> Route:
 
 
 def _codecs_by_default(info: ModelInfo) -> list[CodecEntry]:
-    """The codecs, first that from whose stream the default route's audio is decoded."""
+    """Return the codecs of a model; the codec that decodes the audio of the default route is first."""
     finest = [list(route.priors)[-1] for route in info.routes.values()]
     first = [info.codec_of(stream) for stream in finest[:1]]
     return [*first, *(codec for codec in info.codecs if codec not in first)]
 
 
 def _inpainting(info: ModelInfo, codec: CodecEntry) -> dict[str, PriorEntry]:
-    """The priors of the streams of a codec that can inpaint, coarsest first, after the priors of the streams that they read.
+    """Return the priors of a codec's streams that can inpaint, coarsest first.
 
-    The latter may condition on a prefix only. Empty if a stream that is read has no prior.
+    The result begins with the priors of other streams that these priors read. Such a prior may condition on a prefix only. The
+    result is empty if a stream that is read has no prior.
     """
     names = reversed(codec.config.spec.names)
     found = {stream: prior for stream in names if (prior := info.writer(stream, "any"))}
@@ -245,7 +253,7 @@ def _inpainting(info: ModelInfo, codec: CodecEntry) -> dict[str, PriorEntry]:
 
 
 def check(run: Run, info: ModelInfo) -> None:
-    """Raise UserError if an edit from an untrusted source is too large or its parts are inconsistent."""
+    """Raise UserError if an edit, which may come from an untrusted source, is too large or has inconsistent parts."""
     request, hops = run.request, info.hops
     check_size(info, request["seconds"], run.n_samples)
     try:
@@ -282,7 +290,7 @@ def _layout(asked: Mapping[str, Any], info: ModelInfo) -> Layout:
 
 
 def finish(run: Run, model: ModelFolder) -> list[Path]:
-    """Insert the new audio of the sampled takes into the recording; existing files stay. Return the files of all takes."""
+    """Insert the new audio of each sampled take into the recording, and return the files of all takes; existing files stay."""
     prompt, request = run.prompt_paths[0], run.request["recording"]
     layout = _layout(request, model.info)
     if run.request["verb"] == "compress" and not (path := run.folder.with_suffix(SUFFIX)).exists():
@@ -309,12 +317,15 @@ def finish(run: Run, model: ModelFolder) -> list[Path]:
 
 
 def _starts(spans: Sequence[Span]) -> list[int]:
-    """The first samples of the new audio of each span in the result; audio before the recording shifts all of them."""
+    """Return the first sample of each span's new audio in the result.
+
+    New audio before the recording shifts all positions.
+    """
     return [start - min(0, spans[0][0]) for start, _ in spans]
 
 
 def _packed(run: Run, model: ModelFolder, layout: Layout) -> PackedCodes:
-    """The kept codes of a run's range, with the values that a decoder needs to sample the rest in the same way."""
+    """Return the kept codes of a run's range, with the seed, conditions and parameters for sampling the other codes."""
     request, (start, end) = run.request, run.request["recording"]["spans"][0]
     first, stop = layout.touched(start, end)
     begin = first + next(begin - at for begin, at, n in request["pieces"] if at <= first < at + n)
@@ -333,7 +344,7 @@ def _packed(run: Run, model: ModelFolder, layout: Layout) -> PackedCodes:
 
 
 def _tag_writer(run: Run, target: Path, form: tuple[str, str]) -> Callable[[Path], None]:
-    """A function that writes the recording's tags into the file that becomes `target`, and prints the lost ones."""
+    """Return a function that writes the tags of the recording into the file of `target`, and prints the lost tags."""
     request, kept = run.request["recording"], Kept.load(run.folder / TAGS)
     starts, ends = zip(*request["spans"])
     change = Change(max(0, -min(starts)), max(0, max(ends) - request["samples"]), request["rate"])
@@ -343,7 +354,7 @@ def _tag_writer(run: Run, target: Path, form: tuple[str, str]) -> Callable[[Path
             lost = kept.write(path, form, change)
         except OSError:
             raise
-        except Exception as error:  # such as a picture that is too large for a flac; libraries check before they write
+        except Exception as error:  # for example a picture is too large for flac; libraries check before they write
             lost = [f"all tags ({error})"]
         if lost:
             print(f"{target.name} lacks what {Path(request['path']).name} had: {', '.join(lost)}", file=sys.stderr)
@@ -352,9 +363,10 @@ def _tag_writer(run: Run, target: Path, form: tuple[str, str]) -> Callable[[Path
 
 
 def _form(prompt: Path, target: Path, request: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The recorded form of the target.
+    """Return the container and sample format of the target that the request records.
 
-    Earlier requests have none; the default is that of the recording, or None: by the target's suffix.
+    An earlier request records only the form of the recording. That form is used if the target has the suffix of the recording,
+    but not of the stored prompt. Otherwise the result is None, and the suffix of the target decides.
     """
     if "target" in request:
         return tuple(request["target"])
@@ -363,7 +375,7 @@ def _form(prompt: Path, target: Path, request: Mapping[str, Any]) -> tuple[str, 
 
 
 def _piece(run: Run, model: ModelFolder, layout: Layout, prompt: Path, sample: int, span: Span, check: OutputCheck) -> Piece:
-    """The new audio of a span; `check` measures it."""
+    """Return the new audio of a span as a piece for `splice`; `check` measures the audio."""
     start, end = span
 
     def audio(*span: int) -> Iterator[Float[np.ndarray, "c n"]]:
@@ -382,7 +394,7 @@ def _piece(run: Run, model: ModelFolder, layout: Layout, prompt: Path, sample: i
 def _audio(
     run: Run, model: ModelFolder, layout: Layout, sample: int, span: Span, check: OutputCheck
 ) -> Iterator[Float[np.ndarray, "c n"]]:
-    """The samples [start, end) of the recording's rate, decoded from the run's finest stream; `check` measures their codes."""
+    """Decode a span of samples at the recording's rate from the run's finest stream; `check` measures the codes."""
     level = run.request["levels"][-1]
     stream = run.stream(level)
     codec, ratio = model.codec([stream.name]), layout.hop // stream.hop

@@ -1,8 +1,8 @@
-"""Latents of recordings, mixed (`morph`) or held longer (`stretch`), and decoded.
+"""Interpolation (`morph`) and time stretching (`stretch`) of recordings by their latents.
 
-What is asked of a model is a stream of latents that leads to audio, whatever its codec: either the codec decodes it, or a prior of samples
-reads it. Such a prior decodes by a run, so that decoding that was interrupted goes on by the same command. The latents of each wav are
-beside it, as a file of codes with the same stem.
+The model needs a stream of latents that leads to audio: either the codec decodes the stream, or a prior of samples reads the
+stream. Such a prior decodes in a run, so that the same command continues an interrupted decoding. Beside each wav file is a
+codes file (.npz) with its latents.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Latents = Float[np.ndarray, "n d"]
 
 
 class LatentDecoding(NamedTuple):
-    """Latents to decode, the wav they become, and its exact length in samples."""
+    """Latents to decode, the path of their wav file, and the exact length of the audio in samples."""
 
     target: Path
     values: Latents
@@ -44,9 +44,9 @@ class LatentDecoding(NamedTuple):
 
 
 def latent_stream(info: ModelInfo) -> tuple[Stream, str]:
-    """A trained stream of latents and the route that decodes it (empty: its codec does); UserError if there is none.
+    """Return a trained stream of latents and the route that decodes the stream (empty: the codec decodes it).
 
-    One that a prior reads comes before one that its codec decodes.
+    A stream that a route decodes has priority over a stream that its codec decodes. Raise UserError if the model has neither.
     """
     latents = [stream for stream in info.spec.streams if stream.bins is None and info.codes_hash(stream.name)]
     for stream in latents:
@@ -65,7 +65,10 @@ def latent_stream(info: ModelInfo) -> tuple[Stream, str]:
 
 
 def encoded(model: ModelFolder, stream: Stream, path: str | Path, device: str) -> tuple[Latents, int]:
-    """The latents of a recording, with silence after it up to a whole frame of all streams, and its samples."""
+    """Return the latents of a recording and the number of its samples.
+
+    Silence pads the recording to whole frames of all streams.
+    """
     sound = read_sound(model.info, str(path), 0.0)
     if not (samples := sound.shape[1]):
         raise UserError(f"{path} has no sound in it; expected a recording")
@@ -77,9 +80,10 @@ def encoded(model: ModelFolder, stream: Stream, path: str | Path, device: str) -
 def morph(
     model: ModelFolder, first: str | Path, second: str | Path, alphas: Sequence[float], out: Path, settings: RunSettings
 ) -> list[Path]:
-    """A wav for each alpha, OUT/alpha_0.25.wav: of (1 - alpha) times the latents of `first` plus alpha times those of `second`.
+    """Interpolate the latents of two recordings, and write a wav file for each alpha, such as OUT/alpha_0.25.wav.
 
-    The longer recording is cut to the length of the other.
+    The mixed latents are (1 - alpha) times the latents of `first` plus alpha times the latents of `second`. The longer
+    recording is cut to the length of the shorter one.
     """
     if not alphas or not all(0 <= alpha <= 1 for alpha in alphas):
         raise UserError(
@@ -98,7 +102,10 @@ def morph(
 
 
 def stretch(model: ModelFolder, song: str | Path, factor: float, out: Path, settings: RunSettings) -> list[Path]:
-    """A wav that is exactly `factor` times as long: of each of its frames the latent of the recording at that share of the time."""
+    """Stretch a recording in time, and write a wav file that is exactly `factor` times as long.
+
+    Each new frame has the latent of the recording at its time divided by `factor`.
+    """
     if not 0 < factor <= 100:
         raise UserError(f"factor {factor:g}; expected a number above 0, at most 100: 2 makes the recording twice as long")
     format_of(out, model.spec.channels)
@@ -114,7 +121,7 @@ def stretch(model: ModelFolder, song: str | Path, factor: float, out: Path, sett
 def decoded(
     model: ModelFolder, stream: Stream, route: str, items: Sequence[LatentDecoding], folder: Path, settings: RunSettings
 ) -> list[Path]:  # fmt: skip
-    """Write the wavs of latents of one length, by the codec, or by a route in a run in `folder`."""
+    """Decode latents of equal length to wav files, by the codec, or by a route in a run in `folder`; return the files."""
     info = model.info
     for target, values, samples in items:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +144,7 @@ def _by_codec(model: ModelFolder, stream: Stream, items: Sequence[LatentDecoding
 def _by_run(
     model: ModelFolder, stream: Stream, route: str, items: Sequence[LatentDecoding], folder: Path, settings: RunSettings
 ) -> list[np.ndarray]:  # fmt: skip
-    """The audio of a run in which the latents are given; one that was interrupted goes on."""
+    """Return the audio of a run with the latents as given frames; an interrupted run continues."""
     info, frames = model.info, len(items[0].values)
     level = info.spec.names.index(stream.name)
     settings = replace(settings, options=replace(settings.options, route=route))

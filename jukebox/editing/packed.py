@@ -1,4 +1,4 @@
-"""Decode a file of `compress`: a masked prior samples the missing codes, as `compress` does."""
+"""Decode a file that `jukebox compress` wrote: the priors of an edit sample the missing codes, as in `compress`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def sample_missing(model: ModelFolder, packed: PackedCodes, path: Path, device: str) -> dict[str, np.ndarray]:
-    """All frames of the streams of such a file; UserError if it is of another codec than the model's."""
+    """Return all frames of the streams of a packed file; missing frames are sampled on `device`.
+
+    Raise UserError if the file is of another codec.
+    """
     info, route, columns = model.info, edit_route(model.info), check(model, packed, path)
     settings = SamplingOptions(seed=int(packed.about.get("seed", 0)), total_seconds=float(packed.about.get("total_seconds", 0)))
     song = Song(packed.about.get("artist"), tuple(packed.about.get("genres", ())))
@@ -42,7 +45,7 @@ def sample_missing(model: ModelFolder, packed: PackedCodes, path: Path, device: 
 
 
 def check(model: ModelFolder, packed: PackedCodes, path: Path) -> int:
-    """The columns of a file of codes; UserError if the model has other streams."""
+    """Return the number of columns in a packed file; raise UserError if the streams of the file do not match the model."""
     spec, columns = model.spec, 0
     if known := packed.sample_rate == spec.sample_rate and set(packed.streams) == set(edit_route(model.info).priors):
         counts = {len(x) * spec.stream(name).hop for name, x in packed.streams.items()}

@@ -1,7 +1,7 @@
-"""A recording as columns of codes: its audio encoded around an edit (`jukebox/sampling/layout.py` has the columns).
+"""A recording as columns of codes, encoded only around an edit (`jukebox/sampling/layout.py` defines columns).
 
-A recording is an audio file, or a sample of a run folder, whose codes are stored. Only the requested columns are encoded, with
-MARGIN on both sides. So memory and time grow with the edit, not with the song.
+A recording is an audio file, or a sample of a run folder with stored codes. Only the requested columns are encoded, with MARGIN
+seconds of context on both sides. So memory and time grow with the length of the edit, not with the length of the song.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from jukebox.sampling.layout import MARGIN, Layout
 if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder
 
-FramesByStream = dict[str, Shaped[np.ndarray, "t *frame"]]  # stream -> frames
+FramesByStream = dict[str, Shaped[np.ndarray, "t *frame"]]  # stream name -> frames
 
 
 @dataclass(frozen=True)
 class Recording:
-    """The recording of an edit: the file, its content, and the run and row with its codes."""
+    """The recording of an edit: the audio file, its properties, and the run and sample (from 0) that contain its codes."""
 
     sound: Path
     info: AudioInfo
@@ -39,7 +39,10 @@ class Recording:
 
     @staticmethod
     def open(info: ModelInfo, song: str | Path, sample: int = 1) -> Recording:
-        """An audio file, or sample number `sample` (from 1) of a run folder that was sampled to its finest level."""
+        """Open an audio file, or sample number `sample` (from 1) of a run folder.
+
+        Raise UserError if the run is an edit, or if the finest level of its route is not finished.
+        """
         path = Path(song)
         if not path.is_dir():
             return Recording(path, probe(path))
@@ -60,11 +63,14 @@ class Recording:
 def read_codes(
     model: ModelFolder, recording: Recording, layout: Layout, first: int, stop: int, names: Sequence[str] = (), device: str = "cpu"
 ) -> FramesByStream:  # fmt: skip
-    """The frames of some streams (default: all) in columns [first, stop), zeros outside of the file; encoded on `device`."""
+    """Return the frames of streams `names` (default: all) in columns [first, stop).
+
+    The frames are read from the recording's run or encoded on `device`. Columns outside the file have zeros.
+    """
     streams = [model.spec.stream(name) for name in names or model.spec.names]
     ratios = {stream.name: layout.hop // stream.hop for stream in streams}
     codes = {s.name: np.zeros(((stop - first) * ratios[s.name], *s.frame_shape), s.dtype) for s in streams}
-    low = max(0, first - layout.before)  # of the file's own columns
+    low = max(0, first - layout.before)  # index among the columns of the file
     high = min(stop, layout.touched(0, layout.samples)[1]) - layout.before
     if low >= high:
         return codes
@@ -77,7 +83,7 @@ def read_codes(
 
 
 def _has_stored(recording: Recording, names: Sequence[str]) -> bool:
-    """Whether a recording is a run that has all frames of these streams."""
+    """Whether the recording is a sample of a run that has all frames of these streams."""
     if recording.run is None:
         return False
     run, rows = recording.run, [recording.row]
@@ -86,7 +92,7 @@ def _has_stored(recording: Recording, names: Sequence[str]) -> bool:
 
 
 def _stored(recording: Recording, ratios: dict[str, int], low: int, high: int) -> FramesByStream:
-    """FramesByStream of the file's columns [low, high), as the run has them."""
+    """Read the frames of the file's columns [low, high) from the run."""
     run, rows = recording.run, [recording.row]
     assert run is not None
     level = {run.stream(i).name: i for i in range(len(run.request["hops"]))}
@@ -96,7 +102,7 @@ def _stored(recording: Recording, ratios: dict[str, int], low: int, high: int) -
 def _encode(
     model: ModelFolder, recording: Recording, layout: Layout, ratios: dict[str, int], low: int, high: int, device: str
 ) -> FramesByStream:
-    """FramesByStream of the file's columns [low, high); a partly filled column is padded with silence."""
+    """Encode the file's columns [low, high); a partly filled last column is padded with silence."""
     import torch
 
     margin = math.ceil(MARGIN * layout.per_second)
@@ -114,7 +120,7 @@ def _encode(
 
 
 def _sound(model: ModelFolder, recording: Recording, begin: int, end: int) -> Iterator[Float[np.ndarray, "c n"]]:
-    """The samples [begin, end) of a recording at the model's rate and channels, padded with silence; in blocks."""
+    """Yield the samples [begin, end) of a recording at the model's rate and channels in blocks, padded to whole columns."""
     at, hop, channels = 0, model.spec.unit, model.spec.channels
     with BlockReader(recording.sound, sample_rate=model.sample_rate, channels=channels) as reader:
         for block in reader:

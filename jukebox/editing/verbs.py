@@ -1,15 +1,15 @@
 """Edit a recording by its codes: inpainting, variation, extension at both ends, and compression (VampNet, section 3).
 
-    edit      a range of seconds resampled, conditioned on the music on both sides of it
-    vary      a song resampled except for a prompt: every 16th column, the beats, a random share, the coarse levels
-    compress  the same with the fullest prompt that a bit rate allows
-    extend    more music before a song and after it
+    edit      resample a range of seconds, conditioned on the music before and after the range
+    vary      resample a song except for a prompt: every 16th column, the beats, a random share, or coarse levels
+    compress  resample a song except for the largest prompt within a bit rate
+    extend    add music before a song and after the song
 
-All verbs work alike. Some columns of codes (`priors/masked/masks.py`) are kept and the others inpainted window by window. Then
-the audio of the range is inserted into the recording. Outside the range the result is sample-identical to the recording. The
-first and last `fade` seconds inside it are a cross-fade between old and new audio, if there is old audio.
+All verbs keep some columns of codes (`priors/masked/masks.py`) and inpaint the other columns window by window. Then the audio
+of the range is inserted into the recording. Outside the range the result is sample-identical to the recording. In the first
+and last `fade` seconds of the range, old and new audio cross-fade if old audio exists.
 
-`jukebox/editing/job.py` has the run and the files of an edit.
+`jukebox/editing/job.py` defines the run and the files of an edit.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EditSettings:
-    """Options of every edit: lyrics, artist and genres of the song, sampling parameters, and cross-fade."""
+    """Options of every edit: the song (lyrics, artist, genres), settings of the run, and cross-fade."""
 
     words: Song | None = None
     run: RunSettings = field(default_factory=RunSettings)
     edit: EditOptions = field(default_factory=EditOptions)
-    report: Report | None = None  # gets all updates, in place of a progress bar
+    report: Report | None = None  # called with every update, in place of a progress bar
 
 
 # ---- the verbs
@@ -55,7 +55,7 @@ class EditSettings:
 def edit(
     model: ModelFolder, song: str | Path, out: str | Path, start: float, end: float, settings: EditSettings | None = None
 ) -> Edited:
-    """Resample a song from second `start` to `end`."""
+    """Resample a song from second `start` to second `end`."""
     opened = _Opened.of(model, song, settings)
     begin, stop = opened.range(start, end)
     keep = _outside(opened.layout.columns, *opened.layout.touched(begin, stop), opened.per)
@@ -66,7 +66,7 @@ def vary(
     model: ModelFolder, song: str | Path, out: str | Path, prompt: KeptPrompt, start: float = 0.0, end: float | None = None,
     settings: EditSettings | None = None,
 ) -> Edited:  # fmt: skip
-    """Resample a song, or its seconds from `start` to `end`, except the parts that `prompt` keeps."""
+    """Resample a song from second `start` to second `end` (None: the end), except for the codes that `prompt` keeps."""
     if not prompt.keeps_something:
         raise UserError(
             "nothing of the song would be kept; name at least one of --periodic, --random, --beat, --onset, --prefix, --suffix "
@@ -86,7 +86,7 @@ def compress(
     model: ModelFolder, song: str | Path, out: str | Path, kbps: float, start: float = 0.0, end: float | None = None,
     settings: EditSettings | None = None,
 ) -> Edited:  # fmt: skip
-    """Keep at most `kbps` thousand bits per second of the codes of a song and sample the others."""
+    """Keep at most `kbps` kilobits per second of the codes of a song, and sample the other codes."""
     opened = _Opened.of(model, song, settings)
     begin, stop = opened.range(start, end)
     first, last = opened.layout.touched(begin, stop)
@@ -114,7 +114,7 @@ def extend(
     layout = replace(alone, before=-(-before_start * alone.model_rate // (alone.rate * alone.hop)), after=after_end)
     at = torch.arange(layout.columns, device="cpu")
     known = at >= layout.before
-    if after_end:  # a column that the file fills only partly is not used as context
+    if after_end:  # a partly filled column is not used as context
         known &= at < layout.ended
     spans = [span for span in ((-before_start, 0), (layout.samples, layout.samples + after_end)) if span[0] < span[1]]
     return replace(opened, layout=layout).make(out, "extend", spans, masks.expand_to_levels(known, opened.per))
@@ -124,8 +124,9 @@ def build(
     prompt: KeptPrompt, sound: Path, n: int, first: int, per_second: float, seed: int, per: Mapping[str, int] = masks.PER_COLUMN,
     findings: list[dict[str, Any]] | None = None,
 ) -> Mask:  # fmt: skip
-    """A prompt as a mask over `n` columns of a recording from column `first` on; missing beats for `prompt.beat` are added to
-    `findings`.
+    """Return the mask of a prompt over `n` columns of a recording from column `first` on.
+
+    If `prompt.beat` is set and the beats are not clear, a finding is added to `findings`. Raise UserError if no beat is found.
     """
     rng = generator(seed, 0, -1, first)
     prompts = [masks.periodic(n, prompt.periodic, prompt.width, prompt.roll), masks.random(n, prompt.random, rng)]
@@ -147,13 +148,13 @@ def build(
 
         times = find_onsets(sound) - first / per_second
         prompts.append(masks.onsets(n, times.tolist(), per_second, prompt.onset))
-    streams = list(per)  # by level
+    streams = list(per)  # index: level
     keep, resample = ([streams[level] for level in each] for each in (prompt.keep_levels, prompt.redraw_levels))
     return masks.combined(prompts, drop=prompt.dropout, rng=rng, keep_levels=keep, resample_levels=resample, per=per)
 
 
 def _in_edit(prompt: KeptPrompt, opened: _Opened) -> KeptPrompt:
-    """A prompt whose levels are counted among the streams of the edit; UserError for levels that it does not sample."""
+    """Convert the model's levels in a prompt to indices of the edit's streams; raise UserError for a level outside the edit."""
     names, order = opened.model.spec.names, list(opened.per)
 
     def place(level: int) -> int:
@@ -168,7 +169,7 @@ def _in_edit(prompt: KeptPrompt, opened: _Opened) -> KeptPrompt:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A recording opened for an edit: its layout, and the codes of each stream of the edit in a column."""
+    """A recording opened for an edit, with its layout and the number of codes per column of each stream."""
 
     model: ModelFolder
     recording: Recording
@@ -186,7 +187,7 @@ class _Opened:
         return _Opened(model, recording, layout, per, settings)
 
     def range(self, start: float, end: float | None) -> Span:
-        """The samples of a range in seconds; UserError if it is empty or not in the song."""
+        """Convert a range in seconds to samples; raise UserError if the range is empty or leaves the song."""
         info = self.recording.info
         end = info.seconds if end is None else end
         first, stop = round(start * info.sample_rate), round(end * info.sample_rate)
@@ -211,13 +212,13 @@ class _Opened:
 
 
 def _outside(n: int, first: int, stop: int, per: Mapping[str, int]) -> Mask:
-    """Keep everything except columns [first, stop)."""
+    """Return a mask that keeps all columns except [first, stop)."""
     at = torch.arange(n, device="cpu")
     return masks.expand_to_levels((at < first) | (at >= stop), per)
 
 
 def _within(inside: Mask, first: int, n: int, per: Mapping[str, int]) -> Mask:
-    """Extend a mask over some columns from `first` on to all `n` columns; the others are kept."""
+    """Extend a mask over columns from `first` on to all `n` columns; the mask keeps the other columns."""
     keep = masks.expand_to_levels(masks.everything(n), per)
     for stream, mask in inside.items():
         keep[stream][:, first * per[stream] : first * per[stream] + mask.shape[1]] = mask

@@ -1,7 +1,8 @@
-"""codes.npz: the streams of one recording as a file of its own, which `jukebox codec encode` writes.
+"""codes.npz: a file with the streams of one recording, which `jukebox codec encode` writes.
 
-It holds one array per stream under its name (frames first), `sample_rate`, `samples`, and `hashes`, the codes hash of each
-stream as json. Files of version 1 hold `level_0` .. and `codec`, the hash of the whole codec file.
+The file holds one array per stream (frames first) under the name of the stream, `sample_rate`, `samples` and `hashes`. The
+entry `hashes` is json that maps each stream to its codes hash. A file of version 1 holds the arrays `level_0` .. and `codec`,
+the hash of the whole codec file.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ OLD = "level_"
 
 @dataclass(frozen=True)
 class Codes:
-    """Content of a codes.npz; `hashes` are by stream, in a file of version 1 under an empty name."""
+    """Content of a codes.npz.
+
+    `hashes` maps each stream to its codes hash. For a file of version 1 `hashes` maps "" to the hash of the codec file.
+    """
 
     streams: dict[str, np.ndarray]  # (samples // hop, ...)
     sample_rate: int
@@ -41,7 +45,7 @@ class Codes:
 
     @staticmethod
     def load(path: Path) -> Codes:
-        """Read a codes.npz; UserError for anything else."""
+        """Read a codes.npz; raise UserError for any other file."""
         try:
             check_archive(path)
             with np.load(path, allow_pickle=False) as file:
@@ -60,7 +64,7 @@ class Codes:
         return codes
 
     def is_of(self, info: ModelInfo) -> bool:
-        """Whether the codec of a model may have written it: all known hashes are those of the model."""
+        """Whether a model's codec may have written these codes: the model has the streams, and all known hashes match."""
         if self.sample_rate != info.sample_rate or not set(self.streams) <= set(info.spec.names):
             return False
         of_model = info.old_codes_hash if "" in self.hashes else info.codes_hash

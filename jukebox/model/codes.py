@@ -1,6 +1,6 @@
-"""The folders of the streams of a model's codec in a data directory: `DATA/codes/<codes hash of the stream>/`.
+"""Folders of encoded streams in a data directory: `DATA/codes/<codes hash of the stream>/`.
 
-Directories of version 1 are named by the hash of the whole codec file and hold all levels; they are still read.
+A folder of version 1 is named after the hash of the whole codec file and holds all levels. These folders are still read.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from jukebox.model.info import ModelInfo
 
 
 def codes_folder(data: Path, info: ModelInfo, stream: str) -> Path:
-    """The folder of the frames of a stream; UserError if the model has no trained codec for it."""
+    """Return the folder for the frames of a stream; raise UserError if the model has no trained codec for the stream."""
     if not (name := info.codes_hash(stream)):
         raise UserError(f"{info.folder} has no trained codec for {stream}; {info.advice('vqvae')}")
     return data / "codes" / name
 
 
 def folders_with(data: Path, info: ModelInfo, stream: str) -> list[Path]:
-    """The folders that hold frames of a stream, of this version or of version 1."""
+    """Return the folders that hold frames of a stream, in this version or in version 1."""
     both = (codes_folder(data, info, stream), data / "codes" / info.old_codes_hash(stream))
     return [folder for folder in both if any(folder.glob("*.arrow"))]
 
 
 def open_codes(data: Path, info: ModelInfo, streams: Sequence[str]) -> CodesReader:
-    """A reader of these streams of the songs of a data directory; UserError if a stream is missing."""
+    """Return a reader of `streams` of all songs of a data directory; raise UserError if a stream is missing."""
     folders = {stream: folders_with(data, info, stream) for stream in streams}
     if missing := [stream for stream, found in folders.items() if not found]:
         raise UserError(

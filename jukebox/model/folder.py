@@ -1,11 +1,11 @@
-"""A model directory opened: codecs and priors by stream, with the labels and the lyric vocabulary they were trained on.
+"""An opened model directory: codecs, priors, and the labels and lyric vocabulary of their training songs.
 
     config.json         see jukebox/model/info.py
     codec.safetensors   the trained streams of the codec; a further codec has codec_KIND.safetensors
     prior_2.safetensors .. prior_0.safetensors, masked.safetensors ..   one file per prior, by its name
     labels.json         artists, genres, pace of the lyrics        lyrics.json    the lyric vocabulary (and lyrics.model)
-    labels_1.json ..    of a prior with other labels (imported models)
-    provenance.json     the songs it was trained on, counted     card.md    the model card
+    labels_1.json ..    labels of one prior, if they differ (imported models)
+    provenance.json     counts of the training songs         card.md    the model card
 
 Only requested parts are read. Safetensors files are memory-mapped, and parameters are created on the meta device before they
 are loaded.
@@ -42,7 +42,7 @@ from vqvae.streams import CodecConfig, CodecSpec, Stream
 
 CODEC = "codec.safetensors"
 M = TypeVar("M", bound="ModelFolder")
-# dtypes of a prior except its norms, which are float32 at least; with int8 only matrices are int8; float64 is for checks
+# dtype of a prior's tensors; layer norms have at least float32. With int8 only matrices become int8. float64 is for checks.
 DTYPES = {
     "float32": torch.float32,
     "bfloat16": torch.bfloat16,
@@ -59,12 +59,12 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def is_norm(name: str) -> bool:
-    """Whether a tensor belongs to a layer norm: these stay in float32 whatever the dtype of the rest."""
+    """Whether a tensor belongs to a layer norm; layer norms have at least float32 in every dtype of a prior."""
     return bool(re.search(r"(^|\.)ln(_\d)?\.(weight|bias)$", name))
 
 
 class _Undrawn(TorchFunctionMode):
-    """Skip the weight initialisation: on the meta device torch would load its compiler for it (77 MB, more than a second)."""
+    """Skip the weight initialisation, for which torch would load its compiler on the meta device (77 MB, over a second)."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func in (nn.init.normal_, Tensor.mul):
@@ -73,26 +73,26 @@ class _Undrawn(TorchFunctionMode):
 
 
 def build_codec(config: CodecConfig, streams: Collection[str] | None = None) -> Codec:
-    """A codec with random weights; `streams` builds only what these need."""
+    """Build a codec with random weights; `streams` restricts the codec to the modules that these streams need."""
     return CODECS.load(config.kind)(config, streams)
 
 
 def build_prior(config: PriorConfig) -> Prior:
-    """A prior with random weights."""
+    """Build a prior with random weights."""
     return PRIORS.load(config.kind)(config)
 
 
 def hollow(config: PriorConfig) -> Prior:
-    """A prior whose parameters have shapes and no memory (torch's meta device)."""
+    """Build a prior on torch's meta device; its parameters have shapes but occupy no memory."""
     with torch.device("meta"), _Undrawn():
         return build_prior(config)
 
 
 def read_state(path: Path, dtype: torch.dtype, rename: Callable[[str], str] = str) -> dict[str, Tensor]:
-    """The tensors of a prior's file in `dtype`, its norms in float32 at least: there are never two copies of the whole.
+    """Read the tensors of a prior's file in `dtype`, and layer norms in at least float32.
 
-    Tensors that the file has in that dtype are memory-mapped. Each tensor has a separate mapping, which is released when it is
-    converted or replaced.
+    A tensor that has this dtype in the file is memory-mapped. Each tensor has a separate mapping, which is released when the
+    tensor is converted or replaced. So two copies of the whole prior are never in memory.
     """
     state = {}
     with open_weights(path, "pt") as file:
@@ -105,14 +105,14 @@ def read_state(path: Path, dtype: torch.dtype, rename: Callable[[str], str] = st
 
 
 def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> None:
-    """Write lyrics.json, and for a SentencePiece vocabulary lyrics.model."""
+    """Write lyrics.json, and also lyrics.model for a SentencePiece vocabulary."""
     if isinstance(vocabulary, SentencePieceVocabulary):
         write_bytes(folder / "lyrics.model", vocabulary.model)
     write_json(folder / "lyrics.json", vocabulary.to_json())
 
 
 def read_vocabulary(folder: Path) -> Vocabulary:
-    """Read the vocabulary of `write_vocabulary`; UserError for anything else."""
+    """Read a vocabulary that `write_vocabulary` wrote; raise UserError for other files."""
     path = folder / "lyrics.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -128,7 +128,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
 
 
 class ModelFolder:
-    """A model directory opened; the docstring of this module lists its files."""
+    """An opened model directory; the docstring of this module lists the files."""
 
     def __init__(self, info: ModelInfo):
         self.info = info
@@ -137,14 +137,17 @@ class ModelFolder:
 
     @classmethod
     def from_pretrained(cls: type[M], folder: str | Path = "") -> M:
-        """Open a model directory (empty: the model that comes with the package); nothing heavy is read yet."""
+        """Open a model directory (empty: the model in the package). Weights are read on first use."""
         return cls(ModelInfo.read(folder))
 
     @classmethod
     def create(
         cls: type[M], folder: str | Path, codec: CodecConfig, vocabulary: Vocabulary | None = None, routes: Routes | None = None
     ) -> M:  # fmt: skip
-        """Open or create a model directory with a codec of this configuration and these routes."""
+        """Open or create a model directory, and add a codec of this configuration and these routes.
+
+        Raise UserError if the directory holds a codec of the same kind with another configuration.
+        """
         model = cls._with_codec(named_in_utf_8(Path(folder), "a model folder"), codec, vocabulary, routes)
         if not codec.learned and not model.info.codes_hash(codec.spec.names[0]):
             model.save_codec(build_codec(codec))
@@ -168,18 +171,18 @@ class ModelFolder:
                 if more or not same_kind:
                     model._write(replace(info, stored_routes={**info.stored_routes, **more}))
                 return model
-            if not (folder / "lyrics.json").is_file():  # there if `jukebox lyrics train` came first
+            if not (folder / "lyrics.json").is_file():  # `jukebox lyrics train` may have written the vocabulary
                 write_vocabulary(folder, vocabulary or Characters(PLAIN))
             write_json(folder / CONFIG, ModelInfo(folder, (CodecEntry(codec, CODEC),), {}, routes or {}).to_json())
         return cls.from_pretrained(folder)
 
     def _write(self, info: ModelInfo) -> None:
-        """Write `info` as config.json of the directory; the caller holds its lock."""
+        """Write `info` to config.json; the caller holds the lock of the directory."""
         write_json(self.folder / CONFIG, info.to_json())
         self.info = info
 
     def add_preset(self, name: str) -> None:
-        """Record that parts are trained by a preset; the last one is the first of the list."""
+        """Record the preset of a training in config.json; the list of presets begins with the latest preset."""
         with FileLock(self.folder / ".lock"):
             info = ModelInfo.read(self.folder)
             if info.presets[:1] != (name,):
@@ -208,12 +211,12 @@ class ModelFolder:
         return self.info.labels
 
     def labels_of(self, prior: str) -> Labels:
-        """The labels that a prior was trained on; in published sets they may differ by prior."""
+        """Return the labels that a prior was trained on; the priors of a published set may have different labels."""
         path = self.folder / PriorEntry(prior, None).labels_file  # type: ignore[arg-type]
         return Labels.load(path) if path.is_file() else self.labels
 
     def save_labels(self, labels: Labels, prior: str = "") -> None:
-        """Write the labels of the model, or those of one prior that has its own."""
+        """Write the labels of the model, or with `prior` the labels of one prior."""
         name = PriorEntry(prior, None).labels_file if prior else "labels.json"  # type: ignore[arg-type]
         labels.save(self.folder / name)
 
@@ -235,11 +238,14 @@ class ModelFolder:
         return tuple(found)
 
     def decodable_streams(self) -> tuple[str, ...]:
-        """Of these, those that their codec decodes itself."""
+        """Trained streams that their codec decodes. Other streams need a prior as the decoder."""
         return tuple(stream for stream in self.trained_streams() if self.info.codec_of(stream).config.decodes)
 
     def codec(self, streams: Collection[str] | None = None) -> Codec:
-        """Load the codec with `streams`; only these are read (default: all trained ones)."""
+        """Load the codec of `streams` (default: all trained streams), and read only the tensors of these streams.
+
+        Raise UserError for untrained streams, and for streams of different codecs.
+        """
         trained = self.trained_streams()
         streams = trained if streams is None else tuple(streams)
         missing = sorted(set(streams) - set(trained))
@@ -259,7 +265,7 @@ class ModelFolder:
         return codec.eval()
 
     def save_codec(self, codec: Codec) -> None:
-        """Write the streams of `codec` and keep the others; another process may write other streams at the same time."""
+        """Write the streams of `codec` and keep other streams of the file. Another process may write others meanwhile."""
         entry = next(entry for entry in self.info.codecs if entry.config == codec.config)
         with FileLock(self.folder / ".lock"):
             path, tensors = self.folder / entry.file, dict(codec.state_dict())
@@ -273,7 +279,7 @@ class ModelFolder:
     # ---- priors
 
     def entry(self, prior: str) -> PriorEntry:
-        """The entry of a prior that is trained; UserError where it is not."""
+        """Return the entry of a trained prior; raise UserError if the prior is not trained."""
         found = self.info.priors.get(prior)
         if found is None or not (self.folder / found.file).is_file():
             what = f"prior --level {prior[6:]}" if prior.startswith("prior_") else f"{prior} DATA --out {self.folder}"
@@ -281,10 +287,10 @@ class ModelFolder:
         return found
 
     def prior(self, prior: str, dtype: str = "float32") -> Prior:
-        """Load a prior in a dtype of `DTYPES` (its norms in float32); no other file is read.
+        """Load a prior in a dtype of `DTYPES`, with layer norms in at least float32; no other file is read.
 
-        With int8 the weights that every sequential step reads are int8 with a scale per output; a prior without such steps is
-        bfloat16.
+        With int8 the weights that every sequential step reads are int8 with a scale per output. A prior without sequential
+        steps is then in bfloat16.
         """
         entry = self.entry(prior)
         if dtype not in DTYPES:
@@ -297,30 +303,30 @@ class ModelFolder:
         return made
 
     def save_prior(self, name: str, prior: Prior, without_lyrics: bool = False) -> None:
-        """Write a prior and name it in the configuration; `without_lyrics`: no song that it was trained on had any."""
+        """Write the weights of a prior and add the prior to config.json; `without_lyrics`: no training song had lyrics."""
         write_tensors(self.folder / PriorEntry(name, prior.config).file, dict(prior.state_dict()))
         self.name_prior(name, prior.config, without_lyrics)
 
     def name_prior(self, name: str, config: PriorConfig, without_lyrics: bool = False) -> None:
-        """Add a prior with an existing file to the configuration; the stored alignment method of an earlier prior is dropped."""
+        """Add a prior with an existing file to config.json, and drop the alignment method of an earlier prior of this name."""
         self._update(PriorEntry(name, config, without_lyrics=without_lyrics))
         self.write_card()
 
     def save_alignment(self, prior: str, way: dict) -> None:
-        """Store the best alignment method of a prior; writing the prior again removes it."""
+        """Store the best alignment method of a prior in config.json; a new `save_prior` removes the method."""
         self._update(replace(self.info.priors[prior], alignment=way))
 
     def _update(self, entry: PriorEntry) -> None:
-        """Replace the entry of the same name, preserving concurrent changes of other processes."""
+        """Add or replace the entry of a prior in config.json, and preserve concurrent changes of other processes."""
         with FileLock(self.folder / ".lock"):
             self._write(ModelInfo.read(self.folder).with_prior(entry))
 
     def hashes(self) -> dict[str, str]:
-        """Hash of every weight file, for the provenance of a run."""
+        """Return the hash of every weight file by file name; a run records these hashes."""
         return {path.name: file_hash(path) for path in sorted(self.folder.glob("*.safetensors"))}
 
     def write_card(self) -> None:
-        """card.md: sizes, parts, and the songs they were trained on."""
+        """Write the model card card.md: streams, priors, their sizes, and the training songs."""
         spec, trained = self.spec, self.trained_streams()
         lines = [
             "# A Jukebox model", "",

@@ -1,10 +1,10 @@
 """A model directory's config.json, read without torch: codecs, streams, priors and their configurations.
 
     format 2    codecs: kind, file, config; priors: name, kind, file, reads, writes, config, alignment; routes, the default first;
-                names of the presets that it was trained by
-    format 1    one codec; priors by level. It is read as format 2.
+                names of the training presets
+    format 1    one codec; priors by level; converted to format 2 when read
 
-Kinds are names in the registries of `vqvae` and `priors`; a kind of another package also records which one.
+A kind is a name in the registries of `vqvae` and `priors`. The entry of a kind from another package also names that package.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SHIPPED, SHIPPED_WORD = Path(__file__).resolve().parents[1] / "assets" / "demo",
 
 
 def shipped_folder(folder: Path = SHIPPED) -> Path:
-    """The folder of the model that comes with the package; UserError where the package has none."""
+    """Return the folder of the model in the package; raise UserError if the package has no model."""
     if not (folder / CONFIG).is_file():
         raise UserError(
             "this package comes without a trained model; name a MODEL: `make model` trains the one that is missing (90 minutes), "
@@ -44,7 +44,7 @@ def shipped_folder(folder: Path = SHIPPED) -> Path:
 
 
 def plain_name(name: str) -> str:
-    """The name of a file of the folder itself; ValueError for one that leads elsewhere."""
+    """Return `name` if it is a plain file name; raise ValueError for a path to another folder."""
     if name in ("", ".", "..") or Path(name).name != name or "\0" in name:
         raise ValueError(f"{name!r} is no name of a file in this folder")
     return name
@@ -70,9 +70,9 @@ class CodecEntry:
 
 @dataclass(frozen=True)
 class PriorEntry:
-    """A prior of a model; `alignment` is the best measured method of aligning lyrics with it (jukebox/alignment).
+    """A prior of a model; `alignment` is the best measured method of lyric alignment with this prior (jukebox/alignment).
 
-    `without_lyrics`: none of the songs that it was trained on had any.
+    `without_lyrics` means that no training song of the prior had lyrics.
     """
 
     name: str
@@ -110,7 +110,7 @@ class PriorEntry:
 
 
 def open_weights(path: Path, framework: str = "pt") -> Any:
-    """Open a safetensors file; UserError describes another file."""
+    """Open a safetensors file; for an existing file of another kind, UserError describes the file."""
     try:
         return safe_open(path, framework)
     except (SafetensorError, OSError) as error:
@@ -121,7 +121,7 @@ def open_weights(path: Path, framework: str = "pt") -> Any:
 
 
 def as_format_2(data: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A config.json of format 1 in format 2; others do not change."""
+    """Convert the content of a config.json from format 1 to format 2; format 2 stays the same."""
     if "codec" not in data:
         return data
     priors = [prior | {"name": f"prior_{prior['level']}" if "level" in prior else prior["kind"]} for prior in data["priors"]]
@@ -140,9 +140,9 @@ class ModelInfo:
 
     @staticmethod
     def read(folder: str | Path = "") -> ModelInfo:
-        """The information of a model directory; UserError for other folders.
+        """Read the config.json of a model directory; raise UserError for other folders.
 
-        An empty name or `shipped` is the model of the package.
+        An empty name or `shipped` means the model in the package.
         """
         if str(folder) == "" or (str(folder) == SHIPPED_WORD and not Path(folder).is_dir()):
             folder = shipped_folder()
@@ -170,7 +170,7 @@ class ModelInfo:
 
     @staticmethod
     def of_shapes(codecs: Sequence[CodecConfig], priors: Mapping[str, PriorConfig]) -> ModelInfo:
-        """A model without a directory, for planning."""
+        """Build the info of a model without a directory, for planning."""
         entries = {name: PriorEntry(name, config) for name, config in priors.items()}
         routes = derive_routes([codec.spec.streams for codec in codecs], priors)
         return ModelInfo(Path(), tuple(CodecEntry(codec, "") for codec in codecs), entries, routes)
@@ -183,7 +183,7 @@ class ModelInfo:
         return {"format": FORMAT, "codecs": [codec.to_json() for codec in self.codecs], "priors": priors, **named, **presets}
 
     def advice(self, what: str) -> str:
-        """Advice for a missing part that `jukebox train` would train with `what`."""
+        """Return advice for a missing part; `what` are the arguments with which `jukebox train` trains the part."""
         if self.folder.resolve() == SHIPPED:
             return (
                 "the shipped model has spectral tokens alone: train a model of your own with `jukebox learn` or `jukebox demo`"
@@ -211,24 +211,24 @@ class ModelInfo:
         return self.spec.hops
 
     def stream(self, level: int) -> Stream:
-        """The stream of a level; the level is its index among the streams, 0 is the finest."""
+        """Return the stream of a level. A level is an index into the streams; level 0 is the finest."""
         return self.spec.streams[level]
 
     def names(self, levels: Iterable[int]) -> list[str]:
-        """The names of the streams of some levels."""
+        """Return the stream names of `levels`."""
         return [self.stream(level).name for level in levels]
 
     def codec_of(self, stream: str) -> CodecEntry:
-        """The codec that has a stream; ValueError lists the existing streams."""
+        """Return the codec of a stream; ValueError lists the existing streams."""
         self.spec.stream(stream)
         return next(codec for codec in self.codecs if stream in codec.config.spec.names)
 
     def frames(self, seconds: float, level: int) -> int:
-        """Frames of a level for a length in seconds, whole at every level."""
+        """Number of frames of a level in `seconds`, rounded down to whole frames of every level (at least one)."""
         return frame_count(seconds, self.sample_rate, self.hops[level], self.spec.unit)
 
     def codes_hash(self, stream: str) -> str:
-        """Hash of the encoder and quantiser of a stream, equal to `Codec.codes_hash`; empty if it is not trained."""
+        """Hash of the encoder and quantiser of a stream, equal to `Codec.codes_hash`; empty if the stream is not trained."""
         entry = self.codec_of(stream)
         path = self.folder / entry.file
         if not path.is_file():
@@ -240,16 +240,17 @@ class ModelInfo:
             return hash_tensors((name, x.astype(np.float32) if x.dtype == np.float16 else x) for name, x in tensors)
 
     def old_codes_hash(self, stream: str) -> str:
-        """The hash of version 1: of the codec's whole file, including decoder and moving averages."""
+        """Codes hash of version 1: the hash of the codec's whole file, including decoder and moving averages."""
         path = self.folder / self.codec_of(stream).file
         return file_hash(path) if path.is_file() else ""
 
     # ---- priors
 
     def writer(self, stream: str, prompt: str = "prefix") -> PriorEntry | None:
-        """The prior that writes a stream and can start from such a prompt; None without one.
+        """Return the prior that writes a stream and supports this kind of prompt; None if the model has none.
 
-        A prior with prompt "any" can also start from a prefix; it is used if the stream is the only one that it writes.
+        A prior with prompt "any" also supports a prefix. For a prefix such a prior must write no other stream, and a prior
+        with prompt "prefix" has priority.
         """
         found = [prior for prior in self.priors.values() if stream in prior.config.spec.writes]
         exact = [prior for prior in found if prior.config.spec.prompt == prompt]
@@ -258,7 +259,7 @@ class ModelInfo:
 
     @property
     def levels_with_prior(self) -> list[int]:
-        """Levels whose stream has a prior of its own, finest first."""
+        """Levels for which `writer` finds a prior, finest first."""
         return [level for level, stream in enumerate(self.spec.streams) if self.writer(stream.name)]
 
     @property
@@ -267,13 +268,13 @@ class ModelInfo:
         return Labels.load(path) if path.is_file() else Labels()
 
     def threads(self, asked: int) -> int:
-        """Number of CPU threads; by default one, unless a prior with sequential steps is wide."""
+        """Number of CPU threads: `asked`, or for 0 the default for the widest prior with sequential steps (`threads_for`)."""
         configs = [prior.config for prior in self.priors.values()]
         return threads_for(max((config.width for config in configs if config.depth), default=0), asked)
 
     @property
     def routes(self) -> Routes:
-        """The routes by name, the default first."""
+        """Routes by name; the default route is first."""
         return dict(self.stored_routes) or self._assumed_routes()
 
     def _assumed_routes(self) -> Routes:
@@ -281,7 +282,7 @@ class ModelInfo:
         return assumed_routes(streams, {name: prior.config for name, prior in self.priors.items()})
 
     def with_prior(self, entry: PriorEntry) -> ModelInfo:
-        """The same model with a prior added or replaced by name, and with the new possible routes."""
+        """Return the info with a prior added or replaced, and with the routes that this prior makes possible."""
         made = replace(self, priors={**self.priors, entry.name: entry})
         return replace(
             made,
@@ -292,7 +293,7 @@ class ModelInfo:
         )
 
     def route(self, name: str = "") -> Route:
-        """A route (empty: the default); UserError lists the existing ones."""
+        """Return the route of a name (empty: the default route); UserError lists the existing routes."""
         routes = self.routes
         if name in routes:
             return routes[name]
@@ -304,7 +305,7 @@ class ModelInfo:
         return next(iter(routes.values()))
 
     def live_route(self) -> Route:
-        """The first route of unbounded length; UserError without one."""
+        """Return the first route of unbounded length; raise UserError if the model has none."""
         for route in self.routes.values():
             last = self.priors.get(list(route.priors.values())[-1])
             if last and last.config.patch:
@@ -312,7 +313,7 @@ class ModelInfo:
         raise UserError(f"{self.folder} has no route of unbounded length; {self._live_advice()}")
 
     def _live_advice(self) -> str:
-        """The first part that music without end lacks, and the command that trains it."""
+        """Name the first missing part of a route of unbounded length, and the command that trains this part."""
         if STACKED not in self.spec.names:
             return (
                 f"no codec of it has the stream {STACKED}: train a model that has one, first by "
@@ -323,15 +324,15 @@ class ModelInfo:
         return f"it has no latent GAN: {self.advice(f'gan DATA --out {self.folder}')}"
 
     def patch_seconds(self, route: Route) -> float:
-        """The length of the patches by which the last prior of a route of unbounded length generates."""
+        """Length in seconds of the patches that the last prior of a route of unbounded length generates."""
         stream, name = list(route.priors.items())[-1]
         return self.priors[name].config.patch * self.spec.stream(stream).hop / self.sample_rate
 
     def split_levels(self, levels: Sequence[int], route: Route) -> tuple[list[int], list[int]]:
-        """Split levels into those to sample and those into which a route's audio is encoded, coarsest first.
+        """Split `levels` into levels that a route samples, and levels into which the route's audio is encoded.
 
-        The latter are levels of other codecs, and levels finer than the end of the route. An unknown level is in the first
-        part.
+        Levels of other codecs, and levels finer than the finest stream of the route, are encoded. The encoded levels
+        are ordered coarsest first. An unknown level is in the first part.
         """
         own = {name for stream in route.priors for name in self.codec_of(stream).config.spec.names}
         finest = min(self.spec.stream(name).hop for name in route.priors)
@@ -340,7 +341,11 @@ class ModelInfo:
         return [level for level in levels if level not in other], sorted(other, reverse=True)
 
     def check_levels(self, levels: Sequence[int], route: Route, given: int | None = None) -> list[int]:
-        """Levels to sample by a route, coarsest first (empty: all of it), from its first level, or from the existing level `given` on."""
+        """Return the levels that a route samples, coarsest first; empty `levels` mean all levels of the route.
+
+        The result begins with the first level of the route, or with `given`, a level with existing codes. Raise UserError for a
+        gap between levels, for a level of another route, and for a level without a trained prior.
+        """
         order = [self.spec.names.index(stream) for stream in route.priors]
         if given is not None and given not in order:
             raise UserError(
@@ -361,7 +366,7 @@ class ModelInfo:
         return chosen
 
     def _how_to_train(self, name: str, level: int) -> str:
-        """Message for an untrained prior of a route, and what to do."""
+        """Message about an untrained prior of a route, with the command that trains the prior."""
         if name != f"prior_{level}":
             return f"{name} prior; {self.advice(f'{name} DATA --out {self.folder}')}"
         other = [route.name for route in self.routes.values() if route.priors.get(self.stream(level).name, "") in self.priors]
@@ -370,13 +375,16 @@ class ModelInfo:
 
 
 def threads_for(width: int, asked: int) -> int:
-    """Number of CPU threads; by default one for priors that are not wide, whose steps are too short to divide."""
+    """Number of CPU threads: `asked`, or for 0 a default for priors of this width.
+
+    A wide prior gets all cores. Other priors get one thread, because their steps are too short to divide.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return asked or (1 if width < 512 else int(os.environ.get("OMP_NUM_THREADS") or cores))
 
 
 def check_weights(request: Mapping[str, Any], info: ModelInfo) -> None:
-    """Raise UserError if the weights are not those that sampled the existing codes."""
+    """Raise UserError if a weight file differs from the file that sampled the existing codes of a request."""
     known = request.get("model_hash") or {}
     if changed := [name for name, old in known.items() if not (path := info.folder / name).is_file() or file_hash(path) != old]:
         raise UserError(

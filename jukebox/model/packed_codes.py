@@ -1,12 +1,14 @@
-"""song.codes: the kept codes of `jukebox compress`, in nearly the counted number of bits; `jukebox codec decode` decodes them.
+"""song.codes: the codes that `jukebox compress` keeps, in nearly log2(bins) bits per code.
+
+`jukebox codec decode` decodes this file.
 
     8 bytes    b"jukebox1"
     4 bytes    size of the header
     header     json, compressed: sample rate, samples, streams, codes hashes, seed, artist and genres
     4 bytes    size of the mask
     mask       one bit per frame of each stream: kept or not; compressed, because prompts are periodic
-    codes      those of each stream in turn, finest first, log2(bins) bits each
-    4 bytes    crc32 of all before
+    codes      kept codes of each stream, finest stream first, log2(bins) bits per code
+    4 bytes    crc32 of all earlier bytes
 
 If the size of a codebook is not a power of two, several codes share one number, so that less than 2 % of a bit is lost.
 """
@@ -33,9 +35,10 @@ MOST_FRAMES = 1 << 28
 
 @dataclass(frozen=True)
 class PackedCodes:
-    """Frames (t, ...) of each stream, finest first, with a mask (t) of those that are kept; the others are zeros.
+    """Frames (t, ...) of each stream, finest first, with a mask (t) of the kept frames; other frames are zeros.
 
-    `samples` of the audio begin `skip` samples after the first frame. `about` has the conditions of the decoder.
+    The audio begins `skip` samples after the start of the first frame and has `samples` samples. `about` has the conditions,
+    seed and parameters with which a decoder samples the other frames.
     """
 
     streams: Mapping[str, np.ndarray]
@@ -60,7 +63,7 @@ class PackedCodes:
 
     @staticmethod
     def load(path: Path) -> PackedCodes:
-        """Read such a file; UserError for anything else."""
+        """Read a file that `save` wrote; raise UserError for any other file."""
         data, crc = (whole := path.read_bytes())[:-4], whole[-4:]
         try:
             if data[:8] != MAGIC or crc != struct.pack("<I", zlib.crc32(data)):
@@ -88,7 +91,7 @@ class PackedCodes:
 
 
 def pack(codes: np.ndarray, bins: int) -> bytes:
-    """Codes below `bins` in log2(bins) bits each, several as the digits of one number."""
+    """Pack codes below `bins` into log2(bins) bits per code; several codes are the digits of one number."""
     count, bits = _group(bins)
     digits = np.pad(codes.astype(np.uint64), (0, -len(codes) % count)).reshape(-1, count)
     numbers = digits @ np.uint64(bins) ** np.arange(count, dtype=np.uint64)
@@ -96,7 +99,7 @@ def pack(codes: np.ndarray, bins: int) -> bytes:
 
 
 def unpack(data: bytes, n: int, bins: int) -> np.ndarray:
-    """The first `n` codes of `pack`; ValueError if there are fewer."""
+    """Return the first `n` codes that `pack` packed into `data`; raise ValueError if `data` has fewer codes."""
     count, bits = _group(bins)
     groups = -(-n // count)
     if len(data) < packed_size(n, bins):
@@ -107,18 +110,18 @@ def unpack(data: bytes, n: int, bins: int) -> np.ndarray:
 
 
 def packed_size(n: int, bins: int) -> int:
-    """The bytes of `n` packed codes."""
+    """Number of bytes of `n` packed codes."""
     count, bits = _group(bins)
     return -(-(-(-n // count) * bits) // 8)
 
 
 def _group(bins: int) -> tuple[int, int]:
-    """The number of codes that share one number below 2^62, and its bits: as few per code as possible."""
+    """Number of codes in one number below 2^62, and bits of that number; the bits per code are minimal."""
     sizes = [(count, (bins**count - 1).bit_length()) for count in range(1, 63 if bins > 1 else 2)]
     return min((each for each in sizes if each[1] <= 62), key=lambda each: (each[1] / each[0], each[0]))
 
 
 def _part(data: bytes, at: int, most: int) -> tuple[bytes, int]:
-    """A compressed part of at most `most` bytes, and the offset of the next one."""
+    """Decompress the part at offset `at` to at most `most` bytes; return the bytes and the offset of the next part."""
     size = struct.unpack_from("<I", data, at)[0]
     return zlib.decompressobj().decompress(data[at + 4 : at + 4 + size], most), at + 4 + size

@@ -1,25 +1,26 @@
-"""Presets: a table of models (codecs, and priors by name) with the training recipe of each part (`Recipe`).
+"""Presets: a table of models (codecs and named priors) with the training recipe of each part (`Recipe`).
 
     demo    22.05 kHz, widths up to 256, both codecs: the whole path in minutes on two CPU cores
-    recordings_levels    demo, whose three-level codec is trained for recordings: no tones of its own, quiet passages, silence
-    small   22.05 kHz, windows of 12 s at the top: a start for a corpus of your own and one GPU
-    spectral    22.05 kHz, the spectral codec and its prior alone, for one GPU
-    recordings    22.05 kHz, the same for recordings of all kinds and two CPU cores, planned for an hour; recordings_44k: 44.1
-                  kHz, stereo
-    recordings_small, recordings_large    the same with another prior, for half an hour and for a day
+    recordings_levels    demo with a three-level codec for recordings: no tones of the upsampling, quiet passages, silence
+    small   22.05 kHz, windows of 12 s at the coarsest level: a start for the user's corpus and one GPU
+    spectral    22.05 kHz, only the spectral codec and its prior, for one GPU
+    recordings    22.05 kHz, the spectral codec and its prior for all kinds of recordings, an hour on two CPU cores
+    recordings_44k    recordings at 44.1 kHz in stereo
+    recordings_small, recordings_large    recordings with a smaller or larger prior, for half or eight times the time
     musika    22.05 kHz, the spectral codec with a second autoencoder, its latent GAN and its prior of tokens, for two CPU cores
-    shipped    22.05 kHz, the same, small enough to come with the package
-    melody    22.05 kHz, the spectral codec with its prior of tokens, and latents that diffusion makes of the tokens, for
-              two CPU cores
-    wavenet    22.05 kHz, the demo's levels, and WaveNets of samples: from conditions, and as the decoder of the
+    shipped    22.05 kHz, the spectral codec and its prior, small enough for the package
+    melody    22.05 kHz, the spectral codec with its prior of tokens, and a diffusion prior of latents conditioned on the
+              tokens, for two CPU cores
+    wavenet    22.05 kHz, the demo's levels, and two WaveNets of samples: one from conditions, one as the decoder of the
                coarsest codes; for one GPU
-    nsynth    22.05 kHz, samples and latents of NSynth (16 numbers for 512 samples), and a WaveNet; nsynth_small: for
-              two CPU cores
-    test, test_spectral, test_44k, test_both, test_wavenet, test_nsynth, test_melody    minimal sizes: seconds; what the tests run
+    nsynth    22.05 kHz, the NSynth autoencoder (a latent of 16 floats per 512 samples) with its WaveNet decoder, and a
+              WaveNet from conditions
+    nsynth_small    nsynth for two CPU cores
+    test, test_spectral, test_44k, test_both, test_wavenet, test_nsynth, test_musika, test_melody    minimal sizes for tests
     vqvae, small_vqvae    the published codecs, 44.1 kHz with three levels and 22.05 kHz with two; no priors
 
-`shapes` also knows the published sets, which are imported and not trained here: 5b, 5b_lyrics, 1b_lyrics.
-Sizes that depend on the corpus (how many artists, how many genres) are filled in by `PriorConfig.for_corpus`.
+`shapes` also accepts the published sets 5b, 5b_lyrics and 1b_lyrics, which are imported and not trained here.
+`PriorConfig.for_corpus` sets the sizes that depend on the corpus (numbers of artists and genres).
 """
 
 from __future__ import annotations
@@ -55,18 +56,19 @@ from vqvae.streams import CodecConfig
 
 @dataclass(frozen=True)
 class Preset:
-    """Codecs and priors by name, with the recipe of each codec part and each prior.
+    """Codecs and named priors of a model, with the training recipe of each stream and each prior.
 
-    `codec` is the first codec; `more_codecs` follow it in the model. `symbols` are the characters that lyrics are written in.
+    `codec` is the first codec of the model, and `more_codecs` are its further codecs. `symbols` are the characters of the
+    lyric vocabulary.
     """
 
     codec: CodecConfig
-    codec_recipes: Mapping[str, Recipe]  # by stream
+    codec_recipes: Mapping[str, Recipe]  # stream -> recipe
     priors: Mapping[str, PriorConfig]
     prior_recipes: Mapping[str, Recipe]
     symbols: str = PLAIN
     more_codecs: tuple[CodecConfig, ...] = ()
-    more_recipes: Mapping[str, Mapping[str, Recipe]] = field(default_factory=dict)  # further trainings: kind of task -> part
+    more_recipes: Mapping[str, Mapping[str, Recipe]] = field(default_factory=dict)  # of other tasks: kind -> part -> recipe
 
     @property
     def codecs(self) -> tuple[CodecConfig, ...]:
@@ -79,11 +81,11 @@ class Preset:
 
     @property
     def routes(self) -> Routes:
-        """The routes that its priors form."""
+        """The routes that the priors of the preset form."""
         return derive_routes([codec.spec.streams for codec in self.codecs], self.priors)
 
     def parts(self, kind: str) -> dict[str, Recipe]:
-        """The trainable parts of a kind: streams of a codec, or priors; coarsest first."""
+        """Return the recipe of each trainable part of a kind of codec, prior or task; the coarsest part is first."""
         if kind in self.more_recipes:
             return dict(self.more_recipes[kind])
         for codec in self.codecs:
@@ -94,7 +96,7 @@ class Preset:
         return {name: self.prior_recipes[name] for name in names}
 
     def with_bottleneck(self, bottleneck: str) -> Preset:
-        """The same preset; a codec that has a choice of bottlenecks has this one."""
+        """Return the preset with this bottleneck in each codec that has the setting `bottleneck`."""
         first, *more = [replace(c, bottleneck=bottleneck) if hasattr(c, "bottleneck") else c for c in self.codecs]  # type: ignore[call-arg]
         return replace(self, codec=first, more_codecs=tuple(more))
 
@@ -105,7 +107,7 @@ class Preset:
 
 
 def find(name: str) -> Preset:
-    """The preset of that name, also of another package (entry points `jukebox.presets`); UserError lists the existing ones."""
+    """Return the preset `name` of this or another package (entry points `jukebox.presets`); UserError lists all presets."""
     if name in PRESETS:
         return PRESETS[name]
     try:
@@ -115,7 +117,7 @@ def find(name: str) -> Preset:
 
 
 def shapes(name: str) -> tuple[tuple[CodecConfig, ...], Mapping[str, PriorConfig]]:
-    """The codecs and the priors by name of a preset or of a published set; UserError lists the existing ones."""
+    """Return the codecs and the named priors of a preset or a published set; UserError lists the existing names."""
     if name not in SETS:
         if name not in (known := [*PRESETS, *OTHERS.kinds()]):
             raise UserError(f"there is no preset or published set {name!r}; choose one of {', '.join([*known, *SETS])}")
@@ -126,7 +128,7 @@ def shapes(name: str) -> tuple[tuple[CodecConfig, ...], Mapping[str, PriorConfig
 
 
 def read_info(model: str) -> ModelInfo:
-    """The configurations of a model folder, a preset or a published set."""
+    """Return the info of a model folder, a preset or a published set; raise UserError for other names."""
     if (Path(model) / CONFIG).is_file():
         return ModelInfo.read(model)
     if Path(model).is_dir() and model not in (*PRESETS, *OTHERS.kinds(), *SETS):
@@ -137,16 +139,16 @@ def read_info(model: str) -> ModelInfo:
 # ---- priors, from a few parameters
 
 
-ROPE = 300.0  # base of rotary positions: windows are a few hundred frames
+ROPE = 300.0  # base of the rotary positions, small because windows have a few hundred frames
 
 
 def _init(depth: int) -> Init:
-    """Large initial embeddings: 5.5 instead of 5.9 bits after a minute, and twice the effect of labels."""
+    """Initialisation with large embeddings: 5.5 instead of 5.9 bits after a minute, and twice the effect of labels."""
     return Init(linear=0.03, embedding=0.3, position=0.1, label=0.3, residual=residual_scale(depth))
 
 
 def _lyric_encoder(tokens: int, width: int, depth: int, m_mlp: float) -> TrunkConfig:
-    """The trunk that encodes lyrics; the MLPs of its prior are as wide (`m_mlp` times the width)."""
+    """Configure the trunk that encodes lyrics; MLPs have `m_mlp` times the width, here and in the prior."""
     return TrunkConfig(tokens, width, depth, heads=4, order=("full",), m_attn=1.0, m_mlp=m_mlp, init=_init(depth))
 
 
@@ -154,7 +156,10 @@ def _top(
     codec: VQVAEConfig, n_ctx: int, width: int, heads: int, order: tuple[str, ...], turns: int,
     encoder: TrunkConfig, timing_bins: int, max_seconds: float,
 ) -> AutoregressiveConfig:  # fmt: skip
-    """The top prior: `turns` times through `order`; cross attention with the time bias conditions it on lyrics."""
+    """Configure the prior of the coarsest level, whose layers repeat `order` `turns` times.
+
+    Cross attention with a time bias conditions the prior on lyrics.
+    """
     level, depth = codec.levels - 1, turns * len(order)
     return AutoregressiveConfig(
         f"vq.{level}", codec.bins, codec.hops[level], codec.sample_rate,
@@ -167,7 +172,7 @@ def _top(
 def _upsampler(
     codec: VQVAEConfig, level: int, n_ctx: int, width: int, heads: int, depth: int, m_mlp: float
 ) -> AutoregressiveConfig:
-    """A prior of a finer level: it is conditioned on the labels and, by dilated convolutions, on the codes above."""
+    """Configure the prior of a finer level, conditioned on labels and, through dilated convolutions, on the codes above."""
     ratio = codec.hops[level + 1] // codec.hops[level]
     return AutoregressiveConfig(
         f"vq.{level}", codec.bins, codec.hops[level], codec.sample_rate,
@@ -181,7 +186,7 @@ def _masked(
     codec: VQVAEConfig, n_ctx: int, width: int, heads: int, depth: int, head_width: int, local: int,
     encoder: TrunkConfig, timing_bins: int, max_seconds: float,
 ) -> MaskedConfig:  # fmt: skip
-    """The prior of all levels: `depth` layers that see all columns, the second of which attends to lyrics, as in the top prior."""
+    """Configure the masked prior of all levels. All layers have full attention, except that the second attends to lyrics."""
     order = ("full", "cross", *("full",) * (depth - 2))
     return MaskedConfig(
         codec.bins, codec.hops, codec.sample_rate,
@@ -196,7 +201,7 @@ def _masked_tokens(
     codec: SpectralConfig, n_ctx: int, width: int, heads: int, depth: int, head_width: int, local: int, encoder: TrunkConfig,
     max_seconds: float,
 ) -> MaskedConfig:  # fmt: skip
-    """The prior that inpaints frames of tokens, by the layers of `_masked`."""
+    """Configure the masked prior of tokens, with the kinds of layers of `_masked`."""
     order = ("full", "cross", *("full",) * (depth - 2))
     return MaskedConfig(
         codec.bins, (codec.hop,), codec.sample_rate,
@@ -210,7 +215,7 @@ def _masked_tokens(
 def _tokens(
     codec: SpectralConfig, n_ctx: int, width: int, depth: int, heads: int, max_seconds: float, dropout: float = 0.0
 ) -> TokenConfig:  # fmt: skip
-    """The prior of the tokens of the spectral codec."""
+    """Configure the autoregressive prior of the spectral codec's tokens."""
     trunk = TrunkConfig(n_ctx, width, depth, heads, m_attn=1.0, m_mlp=4.0, rope=ROPE, dropout=dropout, init=_init(depth))
     labels = LabelConfig(1, 1, timing_bins=256, max_seconds=max_seconds, sample_rate=codec.sample_rate)
     lyrics = FrameLyricConfig(Characters(PLAIN).size)
@@ -222,8 +227,9 @@ def _tokens(
 def _wavenets(
     codec: MuLawConfig, levels: VQVAEConfig, window: int, stack: StackConfig, max_seconds: float, controls: tuple[str, ...] = ()
 ) -> dict[str, PriorConfig]:
-    """WaveNets of samples: from conditions, and as the decoder of the coarsest codes, without timing, because the codes
-    determine the time better.
+    """Configure two WaveNets of samples: one from conditions, and one as the decoder of the coarsest codes.
+
+    The decoder has no timing condition, because the codes determine the time better.
     """
     above = levels.spec.streams[-1]
     labels = LabelConfig(1, 1, timing_bins=32, max_seconds=max_seconds, sample_rate=codec.sample_rate)
@@ -235,7 +241,10 @@ def _wavenets(
 def _nsynth(
     codec: NSynthConfig, window: int, stack: StackConfig, recipe: Recipe, prior: Recipe, timing_bins: int = 0
 ) -> Preset:
-    """Samples and latents: an encoder with its decoder, which are trained together, and a WaveNet from conditions, without latents."""
+    """Configure an NSynth preset: an encoder and its WaveNet decoder, and a WaveNet that reads conditions but no latents.
+
+    The encoder and the decoder are trained together.
+    """
     decoder = WaveNetConfig(
         MULAW, BINS, 1, codec.sample_rate, window, SILENCE, stack, codec.hop, reads=EMBEDDING, read_width=codec.latent
     )
@@ -248,13 +257,13 @@ def _nsynth(
 
 
 def _gan(codec: SpectralConfig, **sizes: Any) -> GanConfig:
-    """The latent GAN of the second autoencoder of the spectral codec."""
+    """Configure the GAN of the latents of the spectral codec's second autoencoder."""
     labels = LabelConfig(1, 1, sample_rate=codec.sample_rate)
     return GanConfig(STACKED, codec.stacked_latent, codec.hop * codec.stacked, codec.sample_rate, labels=labels, **sizes)
 
 
 def _diffusion(codec: SpectralConfig, latents: LatentConfig, **sizes: Any) -> DiffusionConfig:
-    """The prior of latents that reads the tokens of the spectral codec."""
+    """Configure the diffusion prior of latents, which reads the tokens of the spectral codec."""
     return DiffusionConfig(
         LATENT, latents.latent, latents.hop, codec.sample_rate, TOKENS, codec.hop // latents.hop, codec.bins, codec.books, codec.latent,
         labels=LabelConfig(1, 1, sample_rate=codec.sample_rate), **sizes,
@@ -264,14 +273,14 @@ def _diffusion(codec: SpectralConfig, latents: LatentConfig, **sizes: Any) -> Di
 # ---- demo: two cores, twelve minutes
 
 _DEMO = VQVAEConfig(
-    sample_rate=22050, downs_t=(1, 1, 1), strides_t=(8, 4, 4),  # one strided convolution a stage: 3 times faster
+    sample_rate=22050, downs_t=(1, 1, 1), strides_t=(8, 4, 4),  # one strided convolution per stage: 3 times faster
     emb_width=64, bins=256,
-    widths=((32,), (32, 96), (16, 64, 192)), depths=(3, 3, 3),  # widths grow as the rate falls
+    widths=((32,), (32, 96), (16, 64, 192)), depths=(3, 3, 3),  # stages at lower rates are wider
     mu=0.99, threshold=0.3, reset_restarted=True,
     linf=0.0, commit=0.02, relative_spectral=True,
     multispectral_stfts=((1024, 256, 1024), (512, 128, 512), (256, 64, 256)), spectral_stft=(1024, 256, 1024),
 )  # fmt: skip
-# Short crops, small batches, many steps: wider networks and longer crops were worse at equal time.
+# Short crops, small batches and many steps: wider networks and longer crops were worse after the same time.
 _DEMO_CODEC = Recipe(
     steps=2600, batch=16, lr=2e-3, crop=2048, betas=(0.9, 0.99), warmup=50, schedule="linear", decay_from=0.6,
     bf16=True, delay_quantiser=0.15, log_every=50, max_minutes=3.0,
@@ -281,7 +290,7 @@ _DEMO_PRIOR = Recipe(
     drop_labels=0.05, drop_lyrics=0.1, jitter_seconds=0.03, log_every=20, save_every=200, max_minutes=3.7,
 )  # fmt: skip
 
-# For recordings: `jukebox ablate treble`. Quiet passages gain 4 dB of SNR at -20 dB, loud ones lose 1.6 dB.
+# Settings for recordings, from `jukebox ablate treble`. Passages at -20 dB gain 4 dB of SNR, and loud passages lose 1.6 dB.
 FOR_RECORDINGS: Mapping[str, Any] = {"flat_upsampling": True, "relative_waveform": True}
 RECORDINGS_GAIN_DB = 30.0
 
@@ -311,7 +320,7 @@ _SMALL_PRIOR = Recipe(
     drop_labels=0.05, drop_lyrics=0.1, drop_times=0.05, jitter_seconds=0.03, log_every=50, save_every=1000,
 )  # fmt: skip
 
-# ---- the published codecs: theirs were batches of a whole node
+# ---- the published codecs, which were trained with the batches of a whole node
 
 _PUBLISHED_CODEC = Recipe(
     steps=400_000, batch=16, lr=3e-4, crop=65_536, betas=(0.9, 0.999), warmup=100, schedule="constant", ema=0.999,
@@ -333,14 +342,14 @@ _TEST_PRIOR = Recipe(
     steps=30, batch=4, lr=5e-3, warmup=5, drop_labels=0.05, drop_lyrics=0.1, jitter_seconds=0.03, log_every=1, save_every=10
 )
 
-# A step of the discriminators costs twice one of the decoder: they learn in every second one.
+# A step of the discriminators costs twice a step of the decoder: the discriminators are trained in every second step.
 _DEMO_DECODER = Recipe(
     steps=1000, batch=8, lr=3e-4, crop=16 * 1024, betas=(0.8, 0.95), warmup=20, final_lr=0.05, bf16=True, log_every=50,
     save_every=400, max_minutes=4.0,
     phases={"decoder": PhaseRecipe(), "discriminator": PhaseRecipe(every=2, betas=(0.5, 0.9), skip_above=0.0)},
 )  # fmt: skip
 
-# The second autoencoder learns as the decoder does, from its first weights on.
+# The second autoencoder is trained in the phases of the decoder, but from initial weights.
 _STACKED_PHASES = {"stacked": _DEMO_DECODER.phases["decoder"], "discriminator": _DEMO_DECODER.phases["discriminator"]}
 _DEMO_STACKED = replace(_DEMO_DECODER, steps=1000, lr=1e-3, phases=_STACKED_PHASES)
 
@@ -361,14 +370,15 @@ _SPECTRAL_CODEC = Recipe(
 
 # ---- recordings: two cores, an hour
 
-# Of real music 41 % of the bins of 2-5 kHz lie below .2: the floor is low. Quantised early, latents collapse to two or three dimensions.
+# The floor is low, because in real music 41 % of the bins from 2 to 5 kHz lie below .2.
+# Quantisation starts late, because with an early start the latents collapse to two or three dimensions.
 _RECORDINGS = SpectralConfig(books=8, floor=0.03, gain=True)
 _RECORDINGS_CODEC = replace(_DEMO_SPECTRAL_CODEC, steps=4500, delay_quantiser=0.4, max_minutes=18.0)
 _RECORDINGS_TOKENS = replace(_DEMO_TOKENS, steps=2600, song_starts=0.1, drop_labels=0.1, max_minutes=34.0)
 
 
 def _recordings(codec: SpectralConfig, width: int, depth: int, times: float = 1.0) -> Preset:
-    """A preset for recordings with a prior of these sizes; `times` multiplies steps and minutes."""
+    """Configure a preset for recordings with a prior of this width and depth; `times` multiplies steps and minutes."""
     crop = _DEMO_SPECTRAL_CODEC.crop // _DEMO_SPECTRAL.hop * codec.hop
     first, second = (
         replace(recipe, steps=round(recipe.steps * times), max_minutes=recipe.max_minutes * times)
@@ -475,7 +485,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def _with_wavenets(levels: Preset, wavenets: Mapping[str, PriorConfig], recipe: Recipe) -> Preset:
-    """The three levels of a preset, and samples as the stream of a second codec."""
+    """Add a codec of mu-law samples and WaveNets of these samples to the three levels of a preset."""
     names = set(levels.codec.spec.names)
     priors = {name: prior for name, prior in levels.priors.items() if set(prior.spec.writes) <= names}
     return replace(
@@ -485,7 +495,7 @@ def _with_wavenets(levels: Preset, wavenets: Mapping[str, PriorConfig], recipe: 
     )  # fmt: skip
 
 
-# The receptive field is 93 ms, a window four times as long: in training a quarter of its samples have less before them.
+# The receptive field is 93 ms, and a window is four times as long. In training a quarter of its samples have a shorter past.
 PRESETS["wavenet"] = _with_wavenets(
     PRESETS["demo"], _wavenets(MuLawConfig(), _DEMO, 8192, StackConfig(10, 2, 64, 64, 128), 600.0, ("tempo", "density")),
     Recipe(steps=200_000, batch=8, lr=1e-3, warmup=200, final_lr=0.1, bf16=True, drop_labels=0.05, log_every=50, save_every=1000),

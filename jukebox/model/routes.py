@@ -1,4 +1,4 @@
-"""Routes: the priors of the streams from a song's conditions to a stream that a codec decodes.
+"""Routes: lists of priors that lead from a song's conditions to a stream that a codec decodes.
 
     jukebox    vq.2 <- prior_2, vq.1 <- prior_1, vq.0 <- prior_0     autoregressive
     masked     vq.2 <- prior_2, vq.1 <- masked,  vq.0 <- masked      masked parallel decoding of the finer streams
@@ -7,7 +7,7 @@
     wavenet_codes    vq.2 <- prior_2, mulaw <- wavenet_codes         samples, from codes of another codec
     musika     spectral.2 <- gan                                     latents of any length
 
-A model's routes are stored in its config.json. Without stored routes they are derived from its priors.
+config.json stores the routes of a model. If a model has no stored routes, its routes are derived from its priors.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from vqvae.streams import Stream
 
 @dataclass(frozen=True)
 class Route:
-    """`priors`: stream -> name of the prior that writes it, in the order of sampling (coarsest first)."""
+    """A named route; `priors` maps each stream to the name of its prior, in the order of sampling (coarsest first)."""
 
     name: str
     priors: Mapping[str, str]
 
 
-Routes = dict[str, Route]  # by name, the default first
+Routes = dict[str, Route]  # name -> route; the default route is first
 
 
 def derive_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, PriorConfig]) -> Routes:
-    """The routes of a model with codecs of these streams (finest first) and with these priors; those of the last codec come
-    first.
+    """Return the routes that the priors of a model form; the routes of the last codec come first.
 
-    Those of the first codec are named by kinds of priors. A route of another codec has the route name of the prior's kind, or
-    the name of its prior. So two codecs may have priors of one kind, in any order of training.
+    `codecs` has the streams of each codec, finest first. A route is named after the route name of its last prior
+    (`PriorConfig.route`). If the route name is empty, a route of the first codec is named after the kind of the prior, and a
+    route of a further codec after the prior itself. So two codecs may have priors of one kind, in any order of training.
     """
     found: list[Routes] = []
     for streams in codecs:
@@ -46,7 +46,10 @@ def derive_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, Prior
 
 
 def _above(route: Route, codecs: Sequence[Sequence[Stream]], priors: Mapping[str, PriorConfig]) -> dict[str, str]:
-    """The priors of the streams of other codecs that a route reads, and of all coarser ones; default names are by level."""
+    """Return the priors of the streams of other codecs that a route reads, and of all coarser streams of these codecs.
+
+    A stream without a prior gets the name `prior_<level>`.
+    """
     levels = [stream.name for streams in codecs for stream in streams]
     reads = {read for name in route.priors.values() if name in priors for read in priors[name].spec.reads}
     chain: dict[str, str] = {}
@@ -60,12 +63,13 @@ def _above(route: Route, codecs: Sequence[Sequence[Stream]], priors: Mapping[str
 def _routes_of(
     streams: Sequence[Stream], priors: Mapping[str, PriorConfig], taken: Collection[str] = (), further: bool = False
 ) -> Routes:
-    """The routes to the streams of one codec, `further` if it is not the model's first, under names that are not `taken`.
+    """Return the routes to the streams of one codec, under names that are not `taken`.
 
-    One route has the first prior of each stream among the priors that write a single stream. If such a prior reads no stream
-    and has another route name than the previous one, it begins a further route, and the finest route is first. Every further
-    prior of such a stream has a route in which it replaces the first. Each prior that writes several streams has a separate
-    route, in which a prior of the coarsest stream alone, if there is one, writes that stream.
+    `further` means that the codec is not the model's first codec. Priors that write a single stream form one route, with the
+    first such prior of each stream. A prior of this route that reads no stream and has another route name than the previous
+    prior begins another route. The route of the finest stream comes first. Every further prior of a single stream has a route
+    in which that prior replaces the first prior. Each prior of several streams has a separate route. If
+    another prior writes only the coarsest of these streams, that prior writes the coarsest stream in the route.
     """
     names = [stream.name for stream in reversed(streams)]
     single = {name: prior for name in names if (prior := _only_writer(name, priors))}
@@ -95,7 +99,11 @@ def _routes_of(
 
 
 def assumed_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, PriorConfig]) -> Routes:
-    """The routes of a model that stores none: as derived, streams of the first codec having a prior `prior_<level>`, trained or not."""
+    """Return the routes of a model that stores no routes: the derived routes, and the route `jukebox` of the first codec.
+
+    In the route `jukebox` a stream without a trained prior has the prior name `prior_<level>`. A model that has priors, but no
+    prior with a name `prior_<level>`, has only the derived routes.
+    """
     routes, streams = derive_routes(codecs, priors), codecs[0]
     own = {name: f"prior_{level}" for level, name in enumerate(s.name for s in streams)}
     if priors and not set(own.values()) & set(priors):
@@ -108,6 +116,6 @@ def assumed_routes(codecs: Sequence[Sequence[Stream]], priors: Mapping[str, Prio
 
 
 def _only_writer(stream: str, priors: Mapping[str, PriorConfig]) -> str:
-    """The prior that writes only this stream, preferably one that samples in order of time; empty without one."""
+    """Name of a prior that writes only this stream, preferably one with prompt "prefix"; empty if the model has none."""
     found = [name for name, config in priors.items() if config.spec.writes == (stream,)]
     return next((name for name in found if priors[name].spec.prompt == "prefix"), found[0] if found else "")

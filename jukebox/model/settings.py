@@ -1,4 +1,7 @@
-"""Settings of the published checkpoints as our configurations, without torch (arXiv:2005.00341 and the code beside it)."""
+"""Settings of the published checkpoints (arXiv:2005.00341 and its code), converted to the configurations of this project.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from priors.conditioning.config import LabelConfig, LyricConfig, UpsamplerConfig
 from priors.transformer.config import ORDERS, Init, TrunkConfig
 from vqvae.jukebox.config import VQVAEConfig
 
-# set -> the folder of its top prior, the settings of that prior, the version of its labels and vocabulary
+# published set -> folder of its top prior, name of that prior in PRIORS, version of its labels and vocabulary
 SETS = {
     "5b": ("5b", "prior_5b", "v2"),
     "5b_lyrics": ("5b_lyrics", "prior_5b_lyrics", "v2"),
@@ -50,7 +53,7 @@ VQVAE_DEFAULTS: dict[str, Any] = {
     "multispec_loss_window_size": (1200, 600, 240),
 }
 
-# Settings of the published sets, as far as they differ from the defaults.
+# The settings of the published codecs that differ from the defaults.
 VQVAES: dict[str, dict[str, Any]] = {
     "vqvae": {
         "levels": 3, "downs_t": (3, 2, 2), "strides_t": (2, 2, 2), "l_bins": 2048, "commit": 0.02,
@@ -65,7 +68,7 @@ VQVAES: dict[str, dict[str, Any]] = {
 
 
 def vqvae_config(hps: Mapping[str, Any]) -> VQVAEConfig:
-    """Our configuration of a published set of hyper-parameters; what `hps` leaves out has the published default."""
+    """Convert published hyper-parameters of a codec to a VQVAEConfig; a missing hyper-parameter has the published default."""
     h = {**VQVAE_DEFAULTS, **{name: value for name, value in hps.items() if name in VQVAE_DEFAULTS}}
     weights = {"l1": (1.0, 0.0, 0.0), "l2": (0.0, 1.0, 0.0), "linf": (0.0, 0.0, 1.0)}
     weights["lmix"] = (h["lmix_l1"], h["lmix_l2"], h["lmix_linf"])
@@ -106,7 +109,7 @@ def vqvae_config(hps: Mapping[str, Any]) -> VQVAEConfig:
 
 # -------------------- priors
 
-# Published settings that a set leaves out, of those that shape a prior.
+# Published defaults of the settings that shape a prior.
 _DEFAULTS: dict[str, Any] = {
     "sr": 44100, "attn_order": 0, "blocks": None, "heads": 1, "m_attn": 0.25, "m_mlp": 1.0, "res_scale": False,
     "init_scale": 1.0, "labels": True, "t_bins": 64, "max_bow_genre_size": None, "min_duration": None, "max_duration": None,
@@ -132,7 +135,7 @@ _SMALL = {
 _SMALL_LABELS = {"y_bins": (10, 100), "max_bow_genre_size": 1, "min_duration": 60.0, "max_duration": 600.0}
 _SMALL_LYRICS = {**_SMALL_LABELS, "n_ctx": 6144, "heads": 2, "n_tokens": 384, "n_vocab": 79, "prime_loss_fraction": 0.4}
 
-# Settings of the published sets. A user's own set differs in numbers: hand `prior_config` the settings of its file.
+# Settings of the published priors. For a prior of another set, pass the settings of its file to `prior_config`.
 PRIORS: dict[str, dict[str, Any]] = {
     "upsampler_level_0": {**_UPSAMPLER, "level": 0},
     "upsampler_level_1": {**_UPSAMPLER, "level": 1, "cond_res_scale": True},
@@ -160,12 +163,12 @@ PRIORS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
-# Layer and head whose attention to the lyrics follows the singing.
+# Layer and head whose attention follows the sung lyrics.
 ALIGNMENT = {"prior_5b_lyrics": (68, 2), "prior_1b_lyrics": (63, 0)}
 
 
 def alignment_way(name: str, config: AutoregressiveConfig) -> dict[str, Any] | None:
-    """The published alignment method (`jukebox/alignment/align.py`); None for priors of another shape."""
+    """Return the published alignment method of a prior (`jukebox/alignment/align.py`); None if the prior has no such layer."""
     layer, head = ALIGNMENT.get(name, (config.trunk.depth, 0))
     if layer >= config.trunk.depth or config.trunk.pattern(layer) not in ("cross", "prime"):
         return None
@@ -183,10 +186,10 @@ def _trunk(hps: Mapping[str, Any], kind: str, n_ctx: int, prefix: str = "", prim
 
 
 def prior_config(hps: Mapping[str, Any], vqvae_hps: Mapping[str, Any]) -> AutoregressiveConfig:
-    """The shape of a published prior from its settings and its codec's; what `hps` lacks has its published default.
+    """Convert published hyper-parameters of a prior and its codec to an AutoregressiveConfig.
 
-    Of the codec `l_bins`, `downs_t`, `strides_t` and `levels` (left out: all of them) are read. Settings that affect training
-    only are ignored.
+    A setting that `hps` lacks has the published default. `vqvae_hps` contains `l_bins`, `downs_t`, `strides_t` and optionally
+    `levels` (default: all levels). Settings that affect only training are ignored.
     """
     hps = _DEFAULTS | dict(hps)
     level, bins = hps["level"], vqvae_hps["l_bins"]

@@ -3,10 +3,11 @@
     batches   [[0, 1, 2], [3, 4]]    samples that are decoded in parallel
     cut       {"level": 1, "start": 256, "at": 300, "samples": [0, 1, 2], "into": [[0], [1, 2]]}
 
-Rounding is equal only in equal batches, because a matrix product with five columns adds in another order than with one. So
-run.json records the batches, and their changes as cuts. After a cut the parts `into` (two halves if memory ran out, or the same
-samples again) continue from frame `at` as if a window ended there. With `--parallel` a cut may name `windows` instead: the
-number of windows of a song in parallel from the window at `start` on. A run that is repeated repeats the cuts.
+Only equal batches have equal rounding, because a matrix product with five columns adds in another order than with one column.
+So run.json records the batches, and every change of a batch as a cut. After a cut the parts `into` continue from frame `at`, as
+if a window ended there. `into` has two halves if memory ran out, or the same samples if repeated codes differed. With
+`--parallel` a cut may have `windows` instead: the number of parallel windows per song from the window at `start` on. A replayed
+run repeats the cuts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Batch = list[int]
 
 
 def first_batches(samples: int, batch: int = 0, ranks: int = 1) -> list[Batch]:
-    """Samples in batches of at most `batch` (0: no limit), at least one for each of `ranks` processes if there are enough."""
+    """Divide samples into batches of at most `batch` (0: no limit), with a batch for each of `ranks` processes if possible."""
     if not batch:
         return [list(range(r, samples, ranks)) for r in range(min(ranks, samples))]
     size = min(batch, -(-samples // ranks))
@@ -27,7 +28,7 @@ def first_batches(samples: int, batch: int = 0, ranks: int = 1) -> list[Batch]:
 
 
 def batches_at(batch: Batch, cuts: Sequence[dict], done: Sequence[int]) -> list[Batch]:
-    """The parts of a batch after the cuts of the levels in `done`."""
+    """Return the parts of a batch after its cuts at the levels `done`."""
     parts = [batch]
     for cut in cuts:
         if cut["level"] in done and "into" in cut and cut["samples"] in parts:
@@ -37,7 +38,10 @@ def batches_at(batch: Batch, cuts: Sequence[dict], done: Sequence[int]) -> list[
 
 
 def cut_in(cuts: Sequence[dict], level: int, samples: Batch, segment: Segment) -> dict | None:
-    """The cut of a batch in this segment, if there is one; a cut that did not split its batch is ignored at its start."""
+    """Return the cut of a batch in a window, or None.
+
+    A cut that did not split the batch has no effect at the first new frame of a window, and is ignored there.
+    """
     for cut in cuts:
         here = (cut["level"], cut["start"], cut["samples"]) == (level, segment.start, samples) and "into" in cut
         if here and segment.begin <= cut["at"] < segment.end and (cut["at"] > segment.begin or len(cut["into"]) > 1):
@@ -46,6 +50,6 @@ def cut_in(cuts: Sequence[dict], level: int, samples: Batch, segment: Segment) -
 
 
 def windows_in_parallel(cuts: Sequence[dict], level: int, samples: Batch, start: int, windows: int) -> int:
-    """Number of windows of each of `samples` in the pass whose first window is at `start`, of `windows` so far."""
+    """Number of parallel windows per sample in the pass that begins at `start`: `windows`, or fewer after a cut."""
     here = [cut for cut in cuts if (cut["level"], cut["start"], cut["samples"]) == (level, start, samples)]
     return min([windows, *(cut["windows"] for cut in here if "windows" in cut)])

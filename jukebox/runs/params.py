@@ -1,7 +1,7 @@
-"""Sampling parameters of each level of a route, from what the user gave.
+"""Sampling parameters of each level of a route, from the user's parameters.
 
-Each kind of prior has a dataclass of parameters (`priors/registry.py`). A user gives one object, which applies to every level
-whose prior has such a field, or a mapping from streams to such objects.
+Each kind of prior has a dataclass of sampling parameters (`priors/registry.py`). The user passes one object or a mapping from
+streams to such objects. Each field of one object applies to every prior that has this field.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from priors.registry import PRIOR_PARAMS
 from priors.spec import TokenParams
 
 Params = Any  # SamplingParams, the parameters of a kind of prior, or a mapping from streams to these or to their fields
-PASSES, FINEST_PASSES = 24, 12  # of masked decoding, where none are given
+PASSES, FINEST_PASSES = 24, 12  # default passes of masked decoding: per level, and at the finest level
 MOST_PASSES = 1 << 16
 
 
 def params_by_level(info: ModelInfo, route: Route, params: Params | None) -> dict[str, dict[str, Any]]:
-    """Level -> fields of its prior's parameters; UserError for a field that no prior of the route has, or a value out of range."""
+    """Return the parameters of each level's prior: level -> field -> value.
+
+    Raise UserError for a field that no prior of the route has, and for a value out of range.
+    """
     kinds = kinds_of(info, route)
     by_stream = isinstance(params, Mapping)
     common = SamplingParams() if params is None or by_stream else params
@@ -37,13 +40,13 @@ def params_by_level(info: ModelInfo, route: Route, params: Params | None) -> dic
         check_values(stream, each)
         try:
             kinds[stream](**each)
-        except ValueError as error:  # what a kind of prior asks of its own parameters
+        except ValueError as error:  # the kind of prior rejects a value
             raise UserError(f"parameters of {stream}: {error}") from error
     return {str(info.spec.names.index(stream)): each for stream, each in values.items()}
 
 
 def kinds_of(info: ModelInfo, route: Route) -> dict[str, type]:
-    """Stream -> class of its prior's parameters, of the priors of a route that the model has."""
+    """Return the parameter class of each stream of a route whose prior exists in the model: stream -> class."""
     named = {stream: info.priors[name].config.kind for stream, name in route.priors.items() if name in info.priors}
     return {stream: PRIOR_PARAMS.load(kind, PRIOR_PARAMS.package(kind)) for stream, kind in named.items()}
 
@@ -53,7 +56,7 @@ def _names(kind: type) -> set[str]:
 
 
 def _applied(given: Any, kinds: Mapping[str, type]) -> dict[str, dict[str, Any]]:
-    """The fields of an object wherever a prior has them, over the defaults of its kind."""
+    """Return the parameters of each stream: the fields of `given` that the prior has, and defaults for the other fields."""
     if not (isinstance(given, Mapping) or is_dataclass(given)):
         raise UserError(f"parameters {given!r}; expected SamplingParams, or the parameters of a kind of prior")
     values = dict(given) if isinstance(given, Mapping) else {each.name: getattr(given, each.name) for each in fields(given)}
@@ -67,7 +70,7 @@ def _applied(given: Any, kinds: Mapping[str, type]) -> dict[str, dict[str, Any]]
 
 
 def _of_stream(given: Any, stream: str, kind: type) -> dict[str, Any]:
-    """Parameters given for one stream: all parameters of an object, or the fields of a mapping."""
+    """Return the parameters given for one stream: all fields of an object, or only the fields of a mapping."""
     if isinstance(given, SamplingParams):
         return {k: v for k, v in _spread(given, {stream: kind}, stream)[stream].items() if k != "passes" or given.passes}
     made = _applied(given, {stream: kind})[stream]
@@ -75,9 +78,11 @@ def _of_stream(given: Any, stream: str, kind: type) -> dict[str, Any]:
 
 
 def _spread(given: SamplingParams, kinds: Mapping[str, type], coarsest: str) -> dict[str, dict[str, Any]]:
-    """SamplingParams, which have separate temperatures and guidance for the coarsest level, and passes for each masked level.
+    """Return the parameters of each stream from a SamplingParams.
 
-    An unset field has the default of the kind, except temperatures of priors of codes.
+    The coarsest stream has a separate temperature, and only this stream has guidance. Each masked stream has separate passes. A
+    field with its default value keeps the default of the prior's kind. The temperatures of priors of codes always come from
+    `given`.
     """
     plain = SamplingParams(more=given.more)
     values = {each.name: getattr(given, each.name) for each in fields(SamplingParams)}
@@ -99,7 +104,7 @@ def _spread(given: SamplingParams, kinds: Mapping[str, type], coarsest: str) -> 
 
 
 def _passes(passes: Sequence[int], count: int) -> Sequence[int]:
-    """The passes of so many masked levels, coarsest first."""
+    """Return the passes of `count` masked levels, coarsest first."""
     if not passes:
         return [PASSES] * (count - 1) + [FINEST_PASSES] * (count > 0)
     if len(passes) != count or min(passes) < 1:

@@ -1,18 +1,18 @@
-"""The request of a run, the content of run.json.
+"""The request of a run, which is the content of run.json.
 
-Nothing heavy is imported here, because a request is written before torch is loaded.
+This module imports nothing heavy, because a request is written before torch is loaded.
 
-    sampled      from conditions alone
-    continued    from recordings, files of codes, or other runs: their beginning is given
-    branched     from a run: its first seconds are given, the rest is sampled with another seed or other lyrics
-    upsampled    from a run or a file of codes: a level is given, those below it are sampled
-    replayed     the same once more
+    sampled      sample from conditions alone
+    continued    keep the beginning of recordings, files of codes, or other runs, and sample the rest
+    branched     keep the first seconds of a run, and sample the rest with another seed or other lyrics
+    upsampled    keep the levels of a run or a file of codes down to one level, and sample the finer levels
+    replayed     sample the same request again
 
-Levels of another codec than the route's are not sampled: the audio of the route is encoded into them (`encodes`).
+Levels of another codec than the route's codec are not sampled. The route's audio is encoded into these levels (`encodes`).
 
-All of them specify the `given` frames (their number for each level), their `sources` (a path and a row for each sample), the
-prior of each level, and parameters, windows and random numbers. So one walk (jukebox/sampling/walk.py) executes all of them,
-and a run can be repeated from its request alone.
+Every request specifies the number of `given` frames of each level, the `sources` of these frames (a path and a row for each
+sample), the prior of each level, parameters, windows and random numbers. So one walk (jukebox/sampling/walk.py) executes every
+request, and a run can be repeated from its request alone.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from jukebox.song import Song
 from priors.spec import BYTES
 from vqvae.streams import frame_count
 
-PAGE = 14  # bytes per sample of audio while its spectrogram is drawn
-ENTRY = 2_000  # bytes of a sample in a request; its decoder's state, of 4 bytes a number, is filled by half
+PAGE = 14  # bytes per audio sample while the spectrogram is computed
+ENTRY = 2_000  # bytes per sample in a request; in addition half of the decoder's state, with 4 bytes per number, is filled
 MOST_ROWS = 1 << 20
-CAPTURE_THRESHOLD = 100_000  # steps of one layer; each gains some 50 microseconds, and capturing takes some seconds
+CAPTURE_THRESHOLD = 100_000  # steps times layers; each saves about 50 microseconds, and a capture takes a few seconds
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Settings of a run for all kinds of requests; `params` None: the defaults of `SamplingParams`."""
+    """Settings of a run for all kinds of requests; `params` of None means the defaults of `SamplingParams`."""
 
     options: SamplingOptions = field(default_factory=SamplingOptions)
     params: Params | None = None
     machine: MachineOptions = field(default_factory=MachineOptions)
 
     def route(self, info: ModelInfo) -> Route:
-        """The route, by its name or by its earlier name `lower`."""
+        """Return the route that `options.route`, or the earlier option `lower`, selects."""
         options = self.options
         if options.lower and options.route not in ("", LOWER.get(options.lower, "")):
             raise UserError(
@@ -67,7 +67,7 @@ class RunSettings:
 
 
 def sampled(info: ModelInfo, songs: Sequence[Song], seconds: float, settings: RunSettings) -> dict:
-    """Songs from conditions alone, each `takes` times."""
+    """Request songs of `seconds` from conditions alone, each song `takes` times."""
     levels, encodes = _chosen_levels(info, settings)
     return new_request(info, songs, seconds, settings, StartPoint("sample", levels, encodes=encodes))
 
@@ -75,7 +75,10 @@ def sampled(info: ModelInfo, songs: Sequence[Song], seconds: float, settings: Ru
 def continued(
     info: ModelInfo, songs: Sequence[Song], prompts: Sequence[str | Path], prompt_seconds: float, seconds: float, settings: RunSettings
 ) -> dict:  # fmt: skip
-    """The first `prompt_seconds` (0: all) of audio files, files of codes or runs, continued to `seconds`, each `takes` times."""
+    """Request continuations to `seconds` of audio files, files of codes or runs, each `takes` times.
+
+    The first `prompt_seconds` (0: all) of each prompt are given. Raise UserError for a prompt that is too short or too long.
+    """
     levels, encodes = _chosen_levels(info, settings)
     if not 0 <= prompt_seconds < seconds:
         raise UserError(
@@ -99,7 +102,7 @@ def continued(
     given = {level: kept * _per_unit(info, level) for level in levels}
     paths = list(dict.fromkeys(str(path) for path, _ in sources))
     prompt = {"path": paths[0] if len(paths) == 1 else paths, "seconds": kept * info.spec.unit / info.sample_rate}
-    count = max(len(songs), len(sources))  # one prompt may serve several songs, one song several prompts
+    count = max(len(songs), len(sources))  # one prompt may have several songs, and one song several prompts
     songs = [songs[i % len(songs)] for i in range(count)]
     sources = [sources[i % len(sources)] for i in range(count)]
     return new_request(info, songs, seconds, settings, StartPoint("continue", levels, given, sources, prompt, encodes))
@@ -109,7 +112,11 @@ def branched(
     run: Run, settings: RunSettings, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0, lyrics: Song | None = None,
     seed: int | None = None,
 ) -> dict:  # fmt: skip
-    """The first `keep_seconds` (0: all) of a run, of sample number `take` (from 1; 0: all), continued to `seconds`."""
+    """Request a run that keeps the first `keep_seconds` (0: all) of a run, and samples the rest up to `seconds`.
+
+    `take` selects one sample of the run by its number from 1 (0: all samples). `seconds` of 0 mean the length of the run.
+    Without `seed` the seed is the run's seed plus one.
+    """
     asked, info = run.song(), ModelInfo.read(run.request["model"])
     check_weights(run.request, info)
     if not 0 <= take <= run.n_samples:
@@ -139,7 +146,10 @@ def branched(
 
 
 def upsampled(run: Run, settings: RunSettings, level: int | None = None, seed: int | None = None) -> dict:
-    """A copy of a run down to `level` (None: its finest finished one, or the first), the levels below sampled again."""
+    """Request a copy of a run down to `level`, in which the finer levels are sampled again.
+
+    The default `level` is the finest finished level, or the first level if the finest level of the route is finished.
+    """
     asked, info = run.song(), ModelInfo.read(run.request["model"])
     check_weights(run.request, info)
     finished = [each for each in asked["levels"] if run.count(each) == run.total(each)]
@@ -165,7 +175,7 @@ def upsampled(run: Run, settings: RunSettings, level: int | None = None, seed: i
 
 
 def extended(run: Run, settings: RunSettings) -> dict[str, Any]:
-    """Changes of the request of a run that continues in its folder with the levels below its existing ones."""
+    """Return the changes of a run's request that add the missing finer levels of a route in the same folder."""
     asked, first = run.song(), run.request["levels"][0]
     if not run.count(first):
         raise UserError(f"{run.folder} has no codes of level {first} yet; finish it with `jukebox resume {run.folder}` first")
@@ -184,7 +194,7 @@ def extended(run: Run, settings: RunSettings) -> dict[str, Any]:
 
 
 def upsampled_codes(info: ModelInfo, song: Song, path: str | Path, settings: RunSettings, level: int | None = None) -> dict:
-    """The finer levels of a file of codes, from its finest or from `level`."""
+    """Request the finer levels of a file of codes, below `level` (default: the finest level of the route in the file)."""
     codes, route = read_codes(info, path), settings.route(info)
     order = [info.spec.names.index(stream) for stream in route.priors]
     there = [each for each in order if info.stream(each).name in codes.streams]
@@ -206,7 +216,7 @@ def upsampled_codes(info: ModelInfo, song: Song, path: str | Path, settings: Run
 
 
 def replayed(request: dict) -> dict:
-    """The same request with the current machine and versions; decisions made during the run are repeated."""
+    """Return a request with the current machine and versions; it repeats the decisions of the original run, such as cuts."""
     check_weights(request, ModelInfo.read(request["model"]))
     asked = {name: value for name, value in request.items() if name != "findings"}
     return asked | {"machine": machine(request["machine"]["threads"]), "versions": versions()}
@@ -217,21 +227,21 @@ def replayed(request: dict) -> dict:
 
 @dataclass(frozen=True)
 class StartPoint:
-    """Start of a request: sampled levels, number of given frames of each, their sources, and the title on the page."""
+    """Start of a request: sampled levels, number of given frames of each level, sources, and the prompt shown on the page."""
 
     verb: str
     levels: Sequence[int]
     given: Mapping[int, int] = field(default_factory=dict)
     sources: Sequence[tuple[str, int]] = ()
     prompt: dict | None = None
-    encodes: Sequence[int] = ()  # levels of another codec, into which the audio of the last level is encoded
+    encodes: Sequence[int] = ()  # levels of another codec that are encoded from the audio of the last level
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
 def new_request(
     info: ModelInfo, songs: Sequence[Song], seconds: float, settings: RunSettings, start: StartPoint, route: Route | None = None
 ) -> dict:
-    """run.json before the first frame; `route` is that of the settings unless it is given."""
+    """Return a request before the first frame; the default `route` is the route of `settings`."""
     options, chosen, route = settings.options, settings.machine, route or settings.route(info)
     check_size(info, seconds, len(songs) * options.takes)
     check_batch(chosen.batch)
@@ -268,7 +278,7 @@ def new_request(
 
 
 def check_size(info: ModelInfo, seconds: float, samples: int) -> None:
-    """Raise UserError before any work if audio of this length, or so many samples, does not fit into memory."""
+    """Raise UserError before any work if `samples` songs of `seconds` do not fit into memory."""
     state = max(codec.config.decoder_state(name) for codec in info.codecs for name in codec.config.spec.names)
     needed, there = PAGE * seconds * info.sample_rate * info.channels + (ENTRY + 2 * state) * samples, available_memory()
     if not needed <= there:
@@ -279,18 +289,18 @@ def check_size(info: ModelInfo, seconds: float, samples: int) -> None:
 
 
 def check_batch(batch: int) -> None:
-    """Raise UserError for an invalid number of rows in parallel."""
+    """Raise UserError for an invalid number of parallel batch rows."""
     if not 0 <= batch <= MOST_ROWS:
         raise UserError(f"batch {batch}; expected rows from 1 to {MOST_ROWS:,}, or 0 for all")
 
 
 def plans_of(info: ModelInfo, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The same for a request of version 2, which does not record them."""
+    """Return priors, window planners and noise keys for a request of version 2, which does not record planners and keys."""
     return _plans(info, Route(asked["route"], {info.stream(int(k)).name: name for k, name in asked["priors"].items()}), asked)
 
 
 def _plans(info: ModelInfo, route: Route, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The prior, the window planner and the key of the random numbers of each level that is sampled."""
+    """Return the prior, the window planner and the noise key of each sampled level."""
     streams = {level: info.stream(level) for level in asked["levels"] if info.stream(level).name in route.priors}
     written = {level: info.priors[route.priors[s.name]] for level, s in streams.items() if route.priors[s.name] in info.priors}
     planners = {level: plan_windows(asked, level, entry.config, streams[level].name) for level, entry in written.items()}
@@ -304,7 +314,10 @@ def _plans(info: ModelInfo, route: Route, asked: Mapping[str, Any]) -> dict[str,
 
 
 def _chosen_levels(info: ModelInfo, settings: RunSettings) -> tuple[list[int], list[int]]:
-    """The levels that a route samples, and those that its audio is encoded into; UserError if no codec of these is trained."""
+    """Return the levels that the route samples, and the levels that are encoded from its audio.
+
+    Raise UserError if the codec of an encoded level is not trained.
+    """
     route = settings.route(info)
     own, encodes = info.split_levels(settings.options.levels, route)
     levels = info.check_levels(own, route)
@@ -319,7 +332,10 @@ def _chosen_levels(info: ModelInfo, settings: RunSettings) -> tuple[list[int], l
 
 
 def _route_below(info: ModelInfo, run: Run, level: int | None) -> str:
-    """The route that samples the levels below `level` of a run: its own, or the first that has a level that was encoded."""
+    """Return the name of the route that samples the levels below `level` of a run.
+
+    For an encoded level this is the first route with its stream, otherwise the route of the run.
+    """
     if level is None or level not in run.request.get("encodes", ()):
         return run.request["route"]
     name = info.stream(level).name
@@ -327,7 +343,7 @@ def _route_below(info: ModelInfo, run: Run, level: int | None) -> str:
 
 
 def _per_unit(info: ModelInfo, level: int) -> int:
-    """Frames of a level in the shortest length at which all levels have whole frames."""
+    """Number of frames of a level in the shortest length with whole frames of all levels."""
     return info.spec.unit // info.hops[level]
 
 
@@ -336,13 +352,13 @@ def _names_route(settings: RunSettings) -> bool:
 
 
 def _again(options: SamplingOptions, asked: Mapping[str, Any], route: str = "") -> SamplingOptions:
-    """Options with the route, levels and windows of an earlier request."""
+    """Return options with the route (unless given), levels and windows of an earlier request."""
     fractions, levels = tuple(asked["hop_fractions"]), tuple(asked["levels"])
     return replace(options, route=route or asked["route"], lower="", hop_fractions=fractions, levels=levels)
 
 
 def _with_kept(asked: Mapping[str, Any], info: ModelInfo, route: Route, params: Params | None) -> dict[str, dict[str, Any]]:
-    """Parameters of a route by stream: changed by `params`, else those of the earlier request."""
+    """Return the parameters of a route by stream: fields that `params` changes, or else the earlier request's fields."""
     default, given = params_by_level(info, route, None), params_by_level(info, route, params)
     made = {}
     for level, values in given.items():
@@ -354,7 +370,7 @@ def _with_kept(asked: Mapping[str, Any], info: ModelInfo, route: Route, params: 
 
 
 def _set_fields(params: Params | None, stream: str, values: Mapping[str, Any]) -> set[str]:
-    """The parameters of a stream that `params` sets, though they may be the defaults."""
+    """Return the names of a stream's parameters that `params` sets explicitly, even to their defaults."""
     if isinstance(params, Mapping):
         return set(values) if stream in params else set()
     if isinstance(params, SamplingParams):
@@ -363,7 +379,7 @@ def _set_fields(params: Params | None, stream: str, values: Mapping[str, Any]) -
 
 
 def song_of_entry(entry: Mapping[str, Any], seconds: float) -> Song:
-    """The song of a sample of run.json."""
+    """Return the song of an entry of `samples` in run.json."""
     from data_prep.align import TimedText
 
     times = tuple(TimedText(*item) for item in entry["word_times"])
@@ -374,7 +390,7 @@ def song_of_entry(entry: Mapping[str, Any], seconds: float) -> Song:
 
 
 def dtype_of(request: Mapping[str, Any]) -> str:
-    """The request's dtype; UserError if there is none of that name."""
+    """Return the dtype of a request (default: float32); raise UserError for an unknown dtype."""
     dtype = request.get("dtype") or "float32"
     if dtype not in BYTES:
         raise UserError(f"--dtype got {dtype!r}, expected one of {', '.join(BYTES)}")
@@ -382,15 +398,16 @@ def dtype_of(request: Mapping[str, Any]) -> str:
 
 
 def prior_of(info: ModelInfo, request: Mapping[str, Any], level: int) -> PriorEntry | None:
-    """The prior that writes a level of a request; None where the model has none."""
+    """Return the prior that writes a level of a request; None if the model has no such prior."""
     recorded = request.get("priors", {}).get(str(level))
     return info.priors.get(recorded or info.route(request.get("route", "")).priors.get(info.stream(level).name, ""))
 
 
 def should_compile(info: ModelInfo, request: Mapping[str, Any]) -> bool:
-    """Whether compiled steps save time: on a CPU always, since a library is built once per machine.
+    """Whether compiled decoding steps save time.
 
-    On a GPU a step is captured in each window, which only many frames, times the layers of their prior, are worth.
+    On a CPU they always do, because the compiled library is built once per machine. On a GPU each window captures a step, which
+    saves time only for many frames times layers.
     """
     if not request["device"].startswith("cuda"):
         return True

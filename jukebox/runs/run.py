@@ -1,20 +1,20 @@
-"""The run folder: all data of one sampling, written during the work, so that no result is lost.
+"""The run folder: all data of one sampling job, written during sampling, so that no result is lost.
 
     run.json                      the whole request: model, seed, songs, lengths, parameters, windows, batches, machine,
                                   versions
-    codes/level_2_sample_0.u16    frames as they come, little endian; one file per level and sample; the suffix is the dtype
-    progress.jsonl                a line for every piece of codes, with the checksums of its files up to there
-    known.npz                     of an edit: the frames of the recording, and which of them are kept
-    prompt.flac                   of a continuation or an edit: the recording's own samples (prompt.wav where it holds floats)
+    codes/level_2_sample_0.u16    final frames, little endian; one file per level and sample; the suffix is the dtype
+    progress.jsonl                a line for every block of codes, with checksums of the code files up to this block
+    known.npz                     edits only: the frames of the recording, and the mask of kept frames
+    prompt.flac                   continuations and edits only: samples of the recording (prompt.wav for floats)
     audio/ images/ index.html
 
-Paths in run.json are relative to the folder wherever both have a parent in common. A run of version 2 is read as one of version
-3.
+A path in run.json is relative to the folder if both share a parent folder other than the root. A run of version 2 is read as a
+run of version 3.
 
-run.json is written first, before anything heavy is imported, so this module imports nothing heavy. Codes are on disk before
-their progress line; frames after the last line are cut off on resume. Every sample has separate files, so that several
-processes can share a run. Each process holds a lock on its samples, which the system releases when the process ends or is
-killed. Progress lines are appended under a lock too.
+run.json is written first, before heavy imports, so this module imports nothing heavy. Codes are on disk before their progress
+line. Frames after the last progress line are cut off on resume. Every sample has separate files, so that several processes can
+share a run. Each process holds a lock on its samples, which the system releases when the process ends or is killed. A lock also
+protects the progress file.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ MOST_SECONDS = 1e9  # longest song in seconds: its samples are counted in 64 bit
 REQUEST, PROGRESS, KNOWN = "run.json", "progress.jsonl", "known.npz"
 NEEDED = ("verb", "model", "seed", "seconds", "total_seconds", "sample_rate", "hops", "levels", "hop_fractions", "params", "samples",
           "batches", "cuts", "given", "sources", "machine", "versions", "route", "priors")  # fmt: skip
-LOWER = {"autoregressive": "jukebox", "masked": "masked"}  # version 2 had these words for routes
-# fields of a level's parameters in version 2 that its prior has
+LOWER = {"autoregressive": "jukebox", "masked": "masked"}  # words of version 2 for routes
+# fields of version 2 parameters that masked and autoregressive priors have
 OF_MASKED = ("temperature", "top_k", "top_p", "passes", "noise")
 OF_AUTOREGRESSIVE = ("temperature", "top_k", "top_p", "guidance", "published")
 
 
 def machine(threads: int) -> dict:
-    """Properties of the machine that bit-equal codes depend on."""
+    """Return the properties of the machine on which bit-equal codes depend."""
     processor = platform.processor() or platform.machine()
     return {"system": platform.platform(), "processor": processor, "threads": threads}
 
 
 def versions() -> dict:
-    """Versions of Python and of packages, if they are installed; a bare checkout of this one is not."""
+    """Return the versions of Python and of the installed packages among torch, numpy and this package."""
     found = {"python": platform.python_version()}
     for name in ("torch", "numpy", "jukebox-music"):
         with suppress(metadata.PackageNotFoundError):
@@ -70,14 +70,14 @@ def versions() -> dict:
 
 
 class Run:
-    """One sampling on disk."""
+    """A run on disk: its request, progress and codes."""
 
-    shown = True  # whether a page is written; not for a run in a temporary folder
+    shown = True  # whether a page is written; False for a run in a temporary folder
 
     def __init__(self, folder: Path, request: dict, progress: list[dict]):
         self.folder, self.request, self.progress = Path(folder), request, progress
         self._known: dict[str, np.ndarray] = {}
-        self._ends: dict[tuple[int, int], tuple[int, int]] = {}  # (level, sample) -> recorded codes, their checksum
+        self._ends: dict[tuple[int, int], tuple[int, int]] = {}  # (level, sample) -> number of recorded frames, checksum
         for line in progress:
             self._note(line)
 
@@ -85,7 +85,10 @@ class Run:
 
     @classmethod
     def create(cls, folder: str | Path, request: dict, join: bool = False) -> Run:
-        """Begin a run; a folder with a run raises UserError, unless the run is the same and `join` is set."""
+        """Create a run in a folder.
+
+        Raise UserError if the folder has a run. With `join` the existing run is opened if its request is the same.
+        """
         folder = Path(folder)
         with saving(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +102,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """Open a run and check all recorded codes; nothing is changed, so another process may be working on it."""
+        """Open a run and check all recorded codes. Nothing is changed, so another process may write the run meanwhile."""
         folder = Path(folder)
         run = cls(folder, read_request(folder / REQUEST), _read_progress(folder / PROGRESS))
         for level, sample in run._ends:
@@ -128,7 +131,7 @@ class Run:
 
     @contextmanager
     def lock_samples(self, samples: Sequence[int]) -> Iterator[None]:
-        """Lock these samples for writing: read the progress again, and cut off frames without a progress line."""
+        """Lock `samples` for writing, read the progress again, and cut off frames without a progress line."""
         kept = f"{self.folder} keeps what is made: go on with `jukebox resume {self.folder}`"
         with keeping(kept, (self.folder / REQUEST).is_file), ExitStack() as locks, saving(self.folder):
             (self.folder / ".locks").mkdir(exist_ok=True)
@@ -148,14 +151,14 @@ class Run:
             yield
 
     def update(self, **changes) -> None:
-        """Change the request, on disk first."""
+        """Change fields of the request, first on disk and then in memory."""
         with FileLock(self.folder / ".lock"):
             request = read_request(self.folder / REQUEST) | changes
             _write_request(self.folder, request)
         self.request = request
 
     def add_cut(self, cut: dict) -> None:
-        """Record a decision made during the run (see jukebox/runs/batches.py), so that a replay repeats it."""
+        """Record a cut of a batch in the request (jukebox/runs/batches.py), so that a replay repeats the cut."""
         with FileLock(self.folder / ".lock"):
             request = read_request(self.folder / REQUEST)
             request["cuts"].append(cut)
@@ -163,7 +166,7 @@ class Run:
         self.request = request
 
     def add_findings(self, level: int, sample: int, found: Sequence[dict[str, Any]]) -> None:
-        """Record the findings about the audio of a sample at one level (jukebox/sampling/output_checks.py), replacing earlier ones."""
+        """Replace the findings about the audio of a sample at one level in the request (jukebox/sampling/output_checks.py)."""
         with FileLock(self.folder / ".lock"):
             request = read_request(self.folder / REQUEST)
             others = [
@@ -183,16 +186,16 @@ class Run:
 
     @property
     def sampled_levels(self) -> list[int]:
-        """The levels that priors write, coarsest first; into the others the audio of the last of these is encoded."""
+        """Levels that priors write, coarsest first. The audio of the last of these levels is encoded into all other levels."""
         return [level for level in self.request["levels"] if level not in self.request.get("encodes", ())]
 
     @property
     def finest(self) -> int:
-        """The level whose audio is the result."""
+        """The finest sampled level, whose audio is the result."""
         return self.sampled_levels[-1]
 
     def stream(self, level: int) -> Stream:
-        """The stream of a level; runs that do not specify it are of the three-level codec."""
+        """Return the stream of a level; a run without recorded streams has the streams of the three-level codec."""
         if given := self.request.get("streams"):
             return Stream(**given[level])
         return Stream(f"vq.{level}", self.request["hops"][level], bins=2**16, rng_key=level)
@@ -212,19 +215,19 @@ class Run:
         return self.folder / "audio" / f"level_{level}_sample_{sample}.wav"
 
     def total(self, level: int) -> int:
-        """Codes that a finished level has (of each sample)."""
+        """Number of frames of a finished level, per sample."""
         asked = self.request
         return frame_count(asked["seconds"], asked["sample_rate"], asked["hops"][level], math.lcm(*asked["hops"]))
 
     def count(self, level: int, samples: Sequence[int] | None = None) -> int:
-        """Codes of a level on disk, of the sample with the fewest."""
+        """Number of frames of a level on disk: the minimum over `samples` (default: all)."""
         samples = range(self.n_samples) if samples is None else samples
         return min(self._ends.get((level, sample), (0, 0))[0] for sample in samples)
 
     def codes(
         self, level: int, samples: Sequence[int] | None = None, start: int = 0, stop: int | None = None
     ) -> Shaped[np.ndarray, "b t *frame"]:
-        """Frames start..stop of a level, one row per sample, as far as all of them are written."""
+        """Read frames [start, stop) of a level, one batch row per sample, as far as all samples have these frames."""
         samples, count = list(range(self.n_samples) if samples is None else samples), self.count(level, samples)
         rows = min(count, count if stop is None else stop) - start
         dtype, shape = self.frame_dtype(level), self.stream(level).frame_shape
@@ -235,7 +238,7 @@ class Run:
         return np.stack(read).reshape(len(samples), rows, *shape)
 
     def known(self, level: int) -> tuple[Shaped[np.ndarray, "t *frame"], Bool[np.ndarray, " t"]]:
-        """For an edit: the frames of the recording with the mask of kept frames, for all samples."""
+        """Return the recording's frames and the mask of kept frames of an edit; all samples share both."""
         if not self._known:
             try:
                 check_archive(self.folder / KNOWN)
@@ -249,7 +252,10 @@ class Run:
     def known_frames(
         self, level: int, sample: int, first: int, n: int, upto: int
     ) -> tuple[Shaped[np.ndarray, "n *frame"], Bool[np.ndarray, " n"]]:
-        """Frames [first, first + n) and the mask of known frames: those on disk before `upto`, and the kept frames of an edit."""
+        """Return frames [first, first + n) of a sample, and the mask of known frames.
+
+        Known frames are the frames on disk before `upto`, and the kept frames of an edit.
+        """
         values = np.zeros((n, *self.stream(level).frame_shape), self.frame_dtype(level))
         mask = np.zeros(n, bool)
         if self.request.get("inpaints"):
@@ -262,41 +268,41 @@ class Run:
         return values, mask
 
     def planner(self, level: int) -> WindowPlanner:
-        """The window planner of a level, as recorded in the request."""
+        """Return the window planner of a level, which the request records."""
         return WindowPlanner(**self.request["planners"][str(level)])
 
     def segments(self, level: int, begin: int) -> list[Segment]:
-        """The windows of a level that have frames to sample from `begin` on."""
+        """Return the windows of a level that have frames to sample from `begin` on."""
         ratio = max(self.request["hops"]) // self.stream(level).hop
         pieces = [(first * ratio, n * ratio) for first, _, n in self.request.get("pieces", ())]
         unknown = ~self.known(level)[1] if self.request.get("inpaints") else None
         return list(self.planner(level).segments(self.total(level), begin, unknown, pieces))
 
     def column(self, column: int) -> int:
-        """The column of the song (a frame of the coarsest hop) that is column `column` of this run."""
+        """Convert a column of this run to a column of the song; a column is a frame of the coarsest hop."""
         for begin, first, _ in reversed(self.request.get("pieces", ())):
             if begin <= column:
                 return first + column - begin
         return column
 
     def copy_known(self, folder: Path) -> None:
-        """Copy the kept frames of an edit and the prompt audio from the run that is replayed."""
+        """Copy the kept frames of an edit and the prompt audio from `folder`, the run that is replayed."""
         for path in (folder / KNOWN, *folder.glob("prompt*.flac"), *folder.glob("prompt*.wav")):
             if path.is_file() and not (self.folder / path.name).exists():
                 shutil.copyfile(path, self.folder / path.name)
 
     @property
     def has_page(self) -> bool:
-        """Whether the run has a page; the result of an edit is its file."""
+        """Whether the run has a page. An edit has none, because its result is a file."""
         return self.shown and not self.request.get("inpaints")
 
     @property
     def prompt_paths(self) -> list[Path]:
-        """Possible paths of the prompt audio of each source, by its index among the different sources."""
+        """Paths of the existing prompt audio files; the number in a name is that of the source."""
         return sorted(self.folder.glob("prompt*.flac")) + sorted(self.folder.glob("prompt*.wav"))
 
     def song(self) -> dict:
-        """The request of a run that is a song; UserError for an edit, which holds parts of one."""
+        """Return the request of a run of whole songs; raise UserError for an edit, which holds parts of a song."""
         if self.request.get("inpaints"):
             result = self.request["outputs"][0]
             raise UserError(
@@ -309,7 +315,10 @@ class Run:
     def append(
         self, level: int, samples: Sequence[int], start: int, codes: Shaped[np.ndarray, "b t *frame"], took: float
     ) -> None:
-        """Add codes of the window that begins at `start` (or of a prompt), one row per sample, sampled in `took` seconds."""
+        """Append frames of a level to the code files, one batch row per sample, and add a progress line.
+
+        `start` is the first frame of the window. `took` is the duration of sampling in seconds.
+        """
         crcs = []
         for sample, row in zip(samples, codes.astype(self.frame_dtype(level)), strict=True):
             before = self._ends.get((level, sample), (0, 0))
@@ -320,7 +329,7 @@ class Run:
         line = {
             "level": level, "samples": list(samples), "start": start, "rows": rows,
             "codes_total": self.count(level, samples) + rows, "took": round(took, 4), "crc32": crcs,
-            # mean over all samples, as for one batch of all of them
+            # mean over all samples, so that batches add up to the length of the level
             "music_seconds": rows * asked["hops"][level] / asked["sample_rate"] * len(samples) / self.n_samples,
         }  # fmt: skip
         with FileLock(self.folder / ".progress.lock"):
@@ -332,7 +341,7 @@ class Run:
 
 @contextmanager
 def saving(folder: Path) -> Iterator[None]:
-    """Report a full disk in one line; everything written before stays valid."""
+    """Convert the error of a full disk to a UserError of one line; all earlier files stay valid."""
     try:
         yield
     except OSError as error:
@@ -344,7 +353,7 @@ def saving(folder: Path) -> Iterator[None]:
 
 
 def read_request(path: Path) -> dict:
-    """run.json, checked, with its paths made absolute; UserError describes errors in it."""
+    """Read and check a run.json, and make its paths absolute; UserError describes an error in the file."""
     if not path.is_file():
         raise UserError(
             f"{path.parent} holds no {REQUEST}; expected a run folder made by `jukebox sample` or `jukebox continue`"
@@ -369,7 +378,11 @@ def read_request(path: Path) -> dict:
 
 
 def _check_places(path: Path, request: dict) -> None:
-    """Raise UserError if a run would write outside of its folder or, for the result of an edit, of its parent folder."""
+    """Raise UserError if the places in a request are invalid.
+
+    A run writes only into its folder, and an edit writes its results only into the parent folder. Levels, lengths and batches
+    must be consistent.
+    """
     beside = path.parent.resolve().parent
     for name in request.get("outputs", ()):
         if Path(name).parent != beside:
@@ -386,7 +399,7 @@ def _check_places(path: Path, request: dict) -> None:
 
 
 def as_version_3(request: dict) -> dict:
-    """A request of version 2: the prior and the parameters of each level are derived from its `lower`."""
+    """Convert a request of version 2, whose field `lower` determines the prior and the parameters of each level."""
     lower, first = request.pop("lower", "autoregressive"), len(request["hops"]) - 1
     masked = {level for level in request["levels"] if lower == "masked" and level < first}
     priors = {str(level): "masked" if level in masked else f"prior_{level}" for level in request["levels"]}
@@ -398,7 +411,7 @@ def as_version_3(request: dict) -> dict:
 
 
 def _map_paths(request: dict, change: Callable[[str], str]) -> dict:
-    """The request with `change` applied to its paths."""
+    """Return the request with `change` applied to all paths."""
     sources = [[change(path), row] for path, row in request["sources"]]
     more: dict[str, Any] = {}
     if "recording" in request:
@@ -409,7 +422,7 @@ def _map_paths(request: dict, change: Callable[[str], str]) -> dict:
 
 
 def _write_request(folder: Path, request: dict) -> None:
-    """Write run.json, with paths relative to its folder if they share more than the root."""
+    """Write run.json; a path becomes relative to the folder if both share a parent folder other than the root."""
     own = folder.resolve()
 
     def relative(text: str) -> str:
@@ -420,7 +433,7 @@ def _write_request(folder: Path, request: dict) -> None:
 
 
 def _asked(request: dict) -> dict:
-    """The user's settings, which are equal in all ranks of one command."""
+    """Return the fields of a request that are equal in all ranks of one command."""
     later = ("machine", "versions", "model_hash", "cuts", "device", "compiled", "findings")
     return {k: v for k, v in json.loads(json.dumps(request)).items() if k not in later}
 
@@ -437,7 +450,7 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def _mend(path: Path) -> None:
-    """Remove an incomplete last line."""
+    """Remove an incomplete last line of a file."""
     if not path.is_file():
         return
     with open(path, "r+b") as file:
@@ -448,7 +461,7 @@ def _mend(path: Path) -> None:
 
 
 def _read_progress(path: Path) -> list[dict]:
-    """Lines of the progress file without an incomplete last line."""
+    """Read the lines of the progress file without an incomplete last line."""
     data = path.read_bytes() if path.is_file() else b""
     try:
         return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]

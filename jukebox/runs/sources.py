@@ -1,6 +1,6 @@
-"""Sources of given codes: a recording, a codes.npz, or a row of another run. A source is (path, row).
+"""Sources of given codes: a recording, a codes.npz, or a sample of another run. A source is a pair (path, row).
 
-Their length is needed before a run begins, and requires nothing heavy; the walk reads the codes.
+A request needs the lengths of its sources before heavy imports. The walk later reads the codes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 
 
 def find_sources(path: str | Path) -> list[tuple[str, int]]:
-    """(path, row) of the sources of a prompt: every sample of a run folder, or one file of audio or codes."""
+    """Return the sources (path, row) of a prompt: every sample of a run folder, or one file of audio or codes."""
     rows = range(len(Run.open(path).song()["samples"])) if Path(path).is_dir() else [0]
     return [(str(Path(path).resolve()), row) for row in rows]
 
 
 def length_of(info: ModelInfo, path: str, row: int, levels: Sequence[int], seconds: float) -> int:
-    """Codes of the top level that a source has, of at most `seconds` (0: of all of it), at every one of `levels`."""
+    """Number of coarsest frames of a source that are complete at all `levels`.
+
+    Of a recording, at most the first `seconds` (0: all) are read.
+    """
     if Path(path).is_dir():
         run = Run.open(path)
         check_weights(run.request, info)
@@ -42,7 +45,7 @@ def length_of(info: ModelInfo, path: str, row: int, levels: Sequence[int], secon
 
 
 def read_sound(info: ModelInfo, path: str, seconds: float) -> Float[np.ndarray, "c t"]:
-    """The first `seconds` (0: all) of a recording at the codec's rate and channels, (C, T)."""
+    """Read the first `seconds` (0: all) of a recording at the codec's rate and channels, (C, T)."""
     from data_prep.audio import audio
 
     most = seconds + 1 / info.sample_rate if seconds else None
@@ -50,7 +53,7 @@ def read_sound(info: ModelInfo, path: str, seconds: float) -> Float[np.ndarray, 
 
 
 def read_codes(info: ModelInfo, path: str | Path) -> Codes:
-    """A file of codes, if this model's codec wrote it."""
+    """Read a file of codes; raise UserError if another codec wrote the file."""
     codes = Codes.load(Path(path))
     if not codes.is_of(info):
         raise UserError(f"{path} was written by another codec than that of {info.folder}; give the model that encoded it")
@@ -60,7 +63,10 @@ def read_codes(info: ModelInfo, path: str | Path) -> Codes:
 
 
 def fetch(model: ModelFolder, path: str, row: int, counts: Mapping[int, int], device: str) -> dict[int, Int[np.ndarray, " t"]]:
-    """The first codes of a source, as many of each level as `counts` has; a recording is encoded on `device`."""
+    """Return the first codes of a source; `counts` maps each level to the number of codes.
+
+    A recording is encoded on `device`. Raise UserError if the source has too few codes.
+    """
     if Path(path).is_dir():
         run = Run.open(path)
         codes = {level: run.codes(level, [row], stop=count)[0] for level, count in counts.items()}

@@ -1,17 +1,17 @@
-"""Windows that cover a stream, in integers only.
+"""Windows that cover a stream, computed in integers only.
 
-    prefix      in sequence, each conditioned on the frames of the previous one in their overlap
-    parallel    independent of each other; each warms up on frames that are dropped
-    region      as prefix, over the unknown frames between known ones
-    mask        over unknown frames, with known ones on both sides
+    prefix      sequential windows; each is conditioned on the frames of the previous window in their overlap
+    parallel    independent windows; each begins with warm-up frames that are dropped
+    region      sequential windows over the unknown frames between known frames
+    mask        windows over unknown frames with known frames as context on both sides
 
         frames to sample   ......XXXXXX........................XXXXXXXXXXXXXXXXXXXXXXXXXXX......
         windows               |----- 0 ----|                |----- 1 ----|
                                                                    |----- 2 ----|
                                                                            |----- 3 ----|
 
-A run records its planner of each level (`WindowPlanner`) in run.json, and so the windows of a resumed or replayed run are those
-of the first one.
+A run records the planner of each level (`WindowPlanner`) in run.json. So a resumed or replayed run has the same windows as the
+first run.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from jaxtyping import Bool
 
 from priors.spec import PriorConfig
 
-WARM_UP = 0.25  # share of a parallel window whose frames are dropped
-KEPT = 1 / 8  # overlap of windows of a prior with prompt "any", as a share: 64 columns of 512
-CONTEXT_SHARE = 4  # a window has at least 1 / this of its length as context before the masked region, and after it
+WARM_UP = 0.25  # share of a parallel window that is warm-up, whose frames are dropped
+KEPT = 1 / 8  # overlap of windows of a prior with prompt "any", as a share of the window: 64 of 512 columns
+CONTEXT_SHARE = 4  # a window has at least this fraction (1 / CONTEXT_SHARE) of context before and after the masked region
 
 
 class Segment(NamedTuple):
-    """A window [start, end) whose frames from `begin` on are new; earlier frames are its prompt, or a warm-up that is dropped."""
+    """A window [start, end) whose frames from `begin` on are new; earlier frames are a prompt, or a warm-up that is dropped."""
 
     start: int
     begin: int
@@ -39,7 +39,7 @@ class Segment(NamedTuple):
 
     @property
     def prime(self) -> int:
-        """Frames of the window before the new ones."""
+        """Number of frames before the new frames."""
         return self.begin - self.start
 
 
@@ -53,9 +53,10 @@ def starts(total: int, n_ctx: int, hop: int) -> list[int]:
 
 
 def prefix_windows(total: int, n_ctx: int, hop: int, begin: int = 0, published: bool = False) -> Iterator[Segment]:
-    """Windows every `hop` frames with new frames, each conditioned on the previous one in their overlap.
+    """Plan sequential windows every `hop` frames, each conditioned on the previous window in their overlap.
 
-    A level ends at `total`. As `published`, one that is shorter than a window gets `total` frames after the known ones.
+    The level has `total` frames, of which the first `begin` are known. With `published`, a level that is shorter than a window
+    gets `total` new frames after the known frames, as in the published code.
     """
     if published and total < n_ctx:
         yield Segment(max(0, begin + total - n_ctx), begin, begin + total)
@@ -68,11 +69,10 @@ def prefix_windows(total: int, n_ctx: int, hop: int, begin: int = 0, published: 
 
 
 def parallel_windows(total: int, n_ctx: int, overlap: int, begin: int) -> Iterator[Segment]:
-    """Plan windows that are sampled independently. Each starts `overlap` frames before `begin`, and its frames before `begin`
-    are dropped.
+    """Plan windows that are sampled independently, with a warm-up of `overlap` frames whose codes are dropped.
 
-    The first window has the given frames, if any, as its prompt. The last window is shifted to an earlier start, so that it
-    ends at the last frame of the level.
+    The first window has the given frames before `begin`, if any, as its prompt. The last window starts earlier, so that it ends
+    at the last frame of the level.
     """
     while begin < total:
         start = max(0, min(begin - overlap, total - n_ctx))
@@ -81,7 +81,7 @@ def parallel_windows(total: int, n_ctx: int, overlap: int, begin: int) -> Iterat
 
 
 def region_windows(unknown: Bool[np.ndarray, " n"], n_ctx: int) -> Iterator[Segment]:
-    """Windows from the first to the last unknown frame; each has up to half of its frames as a prompt."""
+    """Plan sequential windows from the first to the last unknown frame; up to half of each window is a prompt."""
     where = np.flatnonzero(unknown)
     at, end = (int(where[0]), int(where[-1]) + 1) if len(where) else (0, 0)
     while at < end:
@@ -91,11 +91,11 @@ def region_windows(unknown: Bool[np.ndarray, " n"], n_ctx: int) -> Iterator[Segm
 
 
 def mask_windows(unknown: Bool[np.ndarray, " n"], n_ctx: int) -> list[tuple[int, int]]:
-    """Windows (start, stop) of at most `n_ctx` frames, in order, that between them contain all unknown frames.
+    """Plan windows (start, stop) of at most `n_ctx` frames, in order, that together contain all unknown frames.
 
-    A masked region that fits one window with context on both sides is in its middle. A longer region has evenly spaced windows:
-    the first contains context before the region, each further one the end of the previous window, and the last context after
-    the region.
+    If a masked region and its context on both sides fit into one window, the region is in the middle of the window. A longer
+    region has evenly spaced windows. The first window has context before the region, and the last window has context after the
+    region. Each further window overlaps the previous window.
     """
     n, done, made = len(unknown), 0, []
     for first, stop in _regions(unknown, n_ctx // 2):
@@ -127,9 +127,10 @@ def _starts_over(n: int, first: int, stop: int, n_ctx: int, beside: int) -> list
 
 @dataclass(frozen=True)
 class WindowPlanner:
-    """The placement of the windows of a level; all lengths are in frames of its stream.
+    """Placement of the windows of a level; all lengths are in frames of the level's stream.
 
-    `step` is the distance of prefix windows, or the warm-up of parallel ones; windows of kind mask begin with a whole `column`.
+    `step` is the distance between prefix windows, or the warm-up of parallel windows. Windows of kind mask consist of whole
+    columns of `column` frames.
     """
 
     kind: Literal["prefix", "parallel", "region", "mask"]
@@ -143,9 +144,10 @@ class WindowPlanner:
     def segments(
         self, total: int, begin: int, unknown: Bool[np.ndarray, " n"] | None = None, pieces: Sequence[tuple[int, int]] = ()
     ) -> Iterator[Segment]:
-        """The windows with frames to sample from `begin` on; `unknown` for kinds region and mask, over all `total` frames.
+        """Yield the windows that have frames to sample from `begin` on.
 
-        No window crosses from one of `pieces` (first frame, frames) to another.
+        The kinds region and mask need `unknown`, the mask of unknown frames among all `total` frames. No window crosses the
+        border between two of `pieces` (first frame, number of frames).
         """
         if self.kind == "prefix":
             yield from prefix_windows(total, self.n_ctx, self.step, begin)
@@ -170,7 +172,10 @@ class WindowPlanner:
 
 
 def plan_windows(request: Mapping[str, Any], level: int, config: PriorConfig, stream: str) -> WindowPlanner:
-    """The planner of a level of a request that a prior of this configuration writes: the recorded one, if there is one."""
+    """Return the planner of a level that a prior of this configuration writes.
+
+    A planner that the request records has priority.
+    """
     if recorded := request.get("planners", {}).get(str(level)):
         return WindowPlanner(**recorded)
     n_ctx, column = config.frames(stream), config.frames(stream) // config.n_ctx

@@ -1,9 +1,9 @@
 """LevelEncoder: encodes a run's audio into a stream that no prior of the route samples.
 
-So a song of tokens also has codes of the three levels, from which it can be branched, upsampled and edited, and a song of
-latents has tokens, which another route can continue. If the codec can convert one stream to the other without audio, that
-conversion is used. Otherwise the audio of the finest sampled level is encoded, as the decoder computes it, without the rounding
-of a wav file. So the frames are a pure function of the codes. An interrupted encoding starts again, and frames on disk stay.
+So a song of tokens also has codes of the three levels for branches, upsampling and edits. A song of latents also has tokens,
+which another route can continue. If the codec can convert one stream to the other without audio, this conversion is used.
+Otherwise the audio of the finest sampled level is decoded again, without the rounding of a wav file, and encoded. So the frames
+are a pure function of the codes. An interrupted encoding starts again, and frames on disk stay.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class LevelEncoder:
         self.encoder = self.decoder if together else self.model.codec(names[1:]).to(self.device)
 
     def fill(self, samples: Sequence[int]) -> Iterator[Written]:
-        """The frames of each sample that are not on disk."""
+        """Write the missing frames of each sample, and yield updates."""
         for sample in samples:
             if self.run.count(self.level, [sample]) < self.run.total(self.level):
                 yield from self._encode(sample)

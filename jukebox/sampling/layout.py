@@ -1,11 +1,10 @@
 """Mapping between samples of a recording and columns of codes, and decoding of codes at the recording's sample rate.
 
-    columns     0 .. before | those of the file ...................... | .. columns        of the model, `hop` of its samples
-                each
-    samples                 0 .................................. samples                   of the file, at its own rate
+    columns     0 .. before | columns of the file .................... | .. columns        `hop` samples at the model's rate
+    samples                 0 .................................. samples                   samples at the file's rate
 
-A column is a frame of the coarsest hop with all finer frames under it. Audio that continues a recording is joined to it without
-a discontinuity.
+A column is a frame of the coarsest hop with all finer frames of the same time. New audio is joined to a recording without a
+discontinuity.
 """
 
 from __future__ import annotations
@@ -24,29 +23,29 @@ from data_prep.audio.blocks import resampled
 if TYPE_CHECKING:
     from vqvae.codec import Codec
 
-MARGIN = 1.5  # margin in seconds of codes or audio, more than the receptive field of the published codec
-RESAMPLED = 0.1  # margin in seconds at the other rate
+MARGIN = 1.5  # seconds of codes or audio as context, more than the receptive field of the published codec
+RESAMPLED = 0.1  # seconds of audio as context of the resampling
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Position of the samples of a file in the columns of a model; `after` samples follow its end."""
+    """Position of the samples of a file in the columns of a model."""
 
     samples: int
     rate: int
     model_rate: int
     hop: int
     before: int = 0  # columns before the file
-    after: int = 0  # samples of the file's rate after it
+    after: int = 0  # samples after the end of the file, at the file's rate
 
     @property
     def columns(self) -> int:
-        """Number of all columns; the last may be partly filled."""
+        """Number of all columns; the last column may be partly filled."""
         return self.before + self._column(self.samples + self.after, math.ceil)
 
     @property
     def ended(self) -> int:
-        """The column in which the file ends: the first that is not full."""
+        """First column that the file does not fill completely."""
         return self.before + self._column(self.samples, math.floor)
 
     @property
@@ -55,23 +54,26 @@ class Layout:
         return self.model_rate / self.hop
 
     def touched(self, start: int, end: int) -> tuple[int, int]:
-        """The columns [first, stop) that samples [start, end) of the file lie in."""
+        """Columns [first, stop) that contain the samples [start, end) of the file."""
         first, stop = self.before + self._column(start, math.floor), self.before + self._column(end, math.ceil)
         return max(0, first), min(self.columns, stop)
 
     def _column(self, sample: int, rounding) -> int:
-        whole, rest = divmod(sample * self.model_rate, self.rate * self.hop)  # in integers: no rounding
+        whole, rest = divmod(sample * self.model_rate, self.rate * self.hop)  # integers avoid rounding
         return whole + (1 if rest and rounding is math.ceil else 0)
 
 
 def render(
     codec: Codec, codes: Shaped[np.ndarray, "t *frame"], stream: str, first: int, layout: Layout, start: int, end: int
 ) -> Iterator[Float[np.ndarray, "c n"]]:
-    """The samples [start, end) of the file's rate, decoded from the frames of `stream` from column `first` on; in blocks."""
+    """Yield the samples [start, end) at the file's rate in blocks.
+
+    `codes` are the frames of `stream` from column `first` on. The decoded audio is resampled if the two rates differ.
+    """
     common = math.gcd(layout.rate, layout.model_rate)
-    of_file, of_model = layout.rate // common, layout.model_rate // common  # last equally long
+    of_file, of_model = layout.rate // common, layout.model_rate // common  # sample counts of equal duration
     margin = 0 if of_file == of_model else round(RESAMPLED * layout.rate)
-    turn = (start - margin) // of_file  # the last time before it at which both rates have a sample
+    turn = (start - margin) // of_file  # index of the last time before `start` at which both rates have a sample
     skip = turn * of_model - (first - layout.before) * layout.hop
     at = turn * of_file
     sound = _from(_decode(codec, codes, stream), skip)
@@ -82,7 +84,7 @@ def render(
             yield piece
         if at >= end:
             return
-    yield np.zeros((codec.spec.channels, end - max(at, start)), np.float32)  # the end of the last column, rounded
+    yield np.zeros((codec.spec.channels, end - max(at, start)), np.float32)  # the rounded end of the last column
 
 
 def _decode(codec: Codec, codes: Shaped[np.ndarray, "t *frame"], stream: str) -> Iterator[Float[np.ndarray, "c n"]]:
@@ -95,7 +97,7 @@ def _decode(codec: Codec, codes: Shaped[np.ndarray, "t *frame"], stream: str) ->
 
 
 def _from(blocks: Iterator[Float[np.ndarray, "c n"]], skip: int) -> Iterator[Float[np.ndarray, "c n"]]:
-    """The blocks without their first `skip` samples, or with so much silence before them."""
+    """Yield the blocks without their first `skip` samples; a negative `skip` adds silence before the blocks."""
     for block in blocks:
         if skip < 0:
             yield np.zeros((len(block), -skip), np.float32)
@@ -105,16 +107,17 @@ def _from(blocks: Iterator[Float[np.ndarray, "c n"]], skip: int) -> Iterator[Flo
         skip = max(0, skip - block.shape[1])
 
 
-# ---- joined to a recording
+# ---- joins to a recording
 
 
 def after_recording(
     blocks: Iterable[Float[np.ndarray, "c n"]], old: Float[np.ndarray, "c fade"]
 ) -> Iterator[Float[np.ndarray, "c n"]]:
-    """Join new audio to the end of a recording with the last samples `old`; `blocks` begin with the codec's version of these.
+    """Yield new audio that joins the end of a recording without a discontinuity.
 
-    There is no old audio for a cross-fade. The difference between the recording and the codec's version is mirrored at the
-    boundary, faded out and added, so that there is no discontinuity.
+    `old` are the last samples of the recording, and `blocks` begin with the codec's version of these samples. After the end no
+    old audio exists for a cross-fade. So the difference between `old` and the codec's version is mirrored at the boundary,
+    faded out, and added to the new audio.
     """
     fade = old.shape[1]
     held, rest = _split(blocks, 2 * fade)
@@ -129,7 +132,10 @@ def after_recording(
 def before_recording(
     blocks: Iterable[Float[np.ndarray, "c n"]], old: Float[np.ndarray, "c fade"]
 ) -> Iterator[Float[np.ndarray, "c n"]]:
-    """Join new audio to the beginning of a recording with the first samples `old`; `blocks` end with the codec's version of these."""
+    """Yield new audio that joins the beginning of a recording without a discontinuity, as in `after_recording`.
+
+    `old` are the first samples of the recording, and `blocks` end with the codec's version of these samples.
+    """
     fade, held = old.shape[1], np.zeros((len(old), 0))
     for block in blocks:
         held = np.concatenate([held, mix(block, len(old))], axis=1)
@@ -150,7 +156,7 @@ def _share(fade: int) -> Float[np.ndarray, " fade"]:
 def _split(
     blocks: Iterable[Float[np.ndarray, "c n"]], count: int
 ) -> tuple[Float[np.ndarray, "c n"], Iterator[Float[np.ndarray, "c n"]]]:
-    """The first `count` samples, and all others in blocks."""
+    """Return the first `count` samples, and an iterator of blocks of all other samples."""
     source, parts, have = iter(blocks), [], 0
     while have < count and (block := next(source, None)) is not None:
         parts.append(block)

@@ -1,8 +1,8 @@
-"""LiveMusic: music of unbounded length, patch by patch, in constant memory; sampling parameters may change at each patch.
+"""LiveMusic: music of unbounded length, patch by patch, in constant memory. Sampling parameters may change at each patch.
 
-A patch depends only on its position, the seed and the parameters. So the music equals that of a run with this seed, for any
-length of either. The decoder's phases depend on all earlier audio. So to start in the middle, the earlier audio is decoded and
-dropped.
+A patch depends only on its position, the seed and the parameters. So live music equals the music of a run with the same seed,
+for any lengths. The phases of the decoder depend on all earlier audio. So a start in the middle decodes and drops all earlier
+audio.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from priors.noise import WindowNoise
 from priors.prior import Known, Window, sample_window
 from priors.registry import PRIOR_PARAMS
 
-Changes = Callable[[float], Mapping[str, Any]]  # the second at which a patch begins -> parameters that are others from there on
+Changes = Callable[[float], Mapping[str, Any]]  # second at which a patch begins -> parameters that change there
 
 
 class LiveMusic:
-    """Generates music by the model's route of unbounded length; `params` are as for a run and may change later."""
+    """Generates music by the model's route of unbounded length; `params` are the initial sampling parameters."""
 
     def __init__(
         self, model: ModelFolder, song: Song, params: Params | None = None, seed: int = 0, device: str = "cpu"
@@ -46,7 +46,7 @@ class LiveMusic:
         self.sample_rate, self.patch, self.patch_seconds = info.sample_rate, config.patch, info.patch_seconds(route)
 
     def latents(self, patch: int) -> Float[Tensor, "t e"]:
-        """The frames of a patch with the current parameters."""
+        """Sample the latents of patch number `patch` (from 0) with the current parameters."""
         nothing = torch.zeros(1, 0, *self.stream.frame_shape, device=self.device)
         window = Window(patch * self.patch, self.patch, (patch + 1) * self.patch)
         known, params = Known.prefix(self.stream.name, nothing, self.patch), {self.stream.name: self.params}
@@ -55,7 +55,10 @@ class LiveMusic:
     def blocks(
         self, start: float = 0.0, seconds: float = 0.0, changes: Changes | None = None
     ) -> Iterator[Float[np.ndarray, "c n"]]:
-        """Audio of `seconds` (0: unbounded) from second `start` on; `changes` returns the parameters at the second of each patch."""
+        """Yield the audio of `seconds` (0: unbounded) from second `start` on.
+
+        `changes` is called with the second at which each patch begins, and returns the parameters that change.
+        """
         if start < 0 or seconds < 0:
             raise UserError(f"start {start:g}, seconds {seconds:g}; expected 0 or more")
         begin, at, patch = round(start * self.sample_rate), 0, 0

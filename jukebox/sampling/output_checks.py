@@ -1,19 +1,20 @@
-"""Checks of audio while it is written, in blocks and nearly constant memory; findings are printed and shown on the page.
+"""Checks of audio while the audio is written, in blocks and nearly constant memory. Findings are printed and shown on the page.
 
     clipped     samples beyond full scale, which the file cannot hold: 10 or more, and more than 1 in 1000 or by more than 1 dB
-    silent      a peak below -60 dBFS for more than 4 s, or in all of it
+    silent      a peak below -60 dBFS for more than 4 s, or in the whole audio
     not finite  nan or infinite values; silence is written in their place
-    repeated    one frame of codes for more than 1 s where the audio is not silent
-    noise       2 s of even level without tones: noise of any colour, as an untrained decoder makes it
+    repeated    one frame of codes repeated for more than 1 s, while the audio is not silent
+    noise       2 s of even level without tones: noise of any colour, the output of an untrained decoder
     constant    2 s of an unchanging level: the hum of an untrained decoder
 
-Noise is even: the levels of frames of 23 ms spread by less than 1.5 dB. It is also flat or without lines. Flat means a median
-spectral flatness of frames of 186 ms above .36; white noise has .56. Without lines means that less than .05 of the energy of 60
-to 5000 Hz is in bins 10 dB above the median of their band of 16 bins. Noise of any colour has .01 to .04. Music has lines
-(above .09 if it is even), and a drum solo is not even.
+Audio is noise if its level is even, and its spectrum is flat or has no lines. The level is even if the standard deviation over
+frames of 23 ms is below 1.5 dB. The spectrum is flat if the median spectral flatness of frames of 186 ms is above .36; white
+noise has .56. The spectrum has no lines if less than .05 of the energy from 60 to 5000 Hz is in line bins. A line bin is 10 dB
+above the median of its band of 16 bins. Noise of any colour has .01 to .04. Music of even level has more than .09, and a drum
+solo has no even level.
 
-An object of run.json has "kind", "start" and "end" (seconds of the first place), "text", and "level" and "sample" where it is
-of one.
+A finding is an object in run.json with "kind", "start" and "end" (seconds of the first place) and "text". A finding about one
+sample at one level also has "level" and "sample".
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from data_prep.audio.blocks import is_clipped
 
 Spans = list[tuple[float, float]]  # seconds [start, end)
 
-QUIET, LOUD = 1e-3, -60  # of full scale, and in dBFS
+QUIET, LOUD = 1e-3, -60  # thresholds: amplitude of silence, and dBFS below which audio is not classified
 SILENCE, SHORT_SILENCE, REPEAT, PIECE = 4.0, 0.5, 1.0, 2.0  # seconds
-FRAME, PARTS, SPECTRA = 0.186, 8, 4  # seconds of a spectrum, its parts whose levels are compared, spectra of a piece
-EVEN, CONSTANT = 1.5, 0.1  # spread of levels, dB
+FRAME, PARTS, SPECTRA = 0.186, 8, 4  # seconds per spectrum, level frames per spectrum, spectra per piece
+EVEN, CONSTANT = 1.5, 0.1  # largest standard deviation of the level, dB
 FLAT, LINES, BAND = 0.36, 0.05, 16
 KINDS = ("not finite", "clipped", "silent", "repeated", "noise", "constant")
-OF_CODES = ("repeated", "not finite")  # findings of a coarse level that affect the finer ones
+OF_CODES = ("repeated", "not finite")  # findings of a coarse level that affect finer levels
 UNTRAINED = "the model may be untrained, or the codes may be of another model: train it further (`jukebox report train`)"
 ADVICE = {
     "not finite": "silence is written there; the weights are damaged or overflow: try --dtype float32, or an earlier checkpoint",
@@ -50,7 +51,10 @@ ADVICE = {
 
 
 def lines_of(request: Mapping[str, Any], samples: Sequence[int] | None = None) -> list[str]:
-    """A line for each finding of a run: all of its finest level, and those of a coarser level that affect finer ones."""
+    """Return a line for each finding of a run, or of `samples`.
+
+    Findings of a coarser level are included only if they affect finer levels.
+    """
     found = [each for each in request.get("findings", ()) if samples is None or each.get("sample", samples[0]) in samples]
     finest = [level for level in request["levels"] if level not in request.get("encodes", ())][-1]
     lines = []
@@ -62,12 +66,12 @@ def lines_of(request: Mapping[str, Any], samples: Sequence[int] | None = None) -
 
 
 def no_beats(start: float, end: float) -> dict[str, Any]:
-    """The finding that beats were to be kept but none are clear."""
+    """Return the finding that a prompt keeps beats but the recording has no clear beats."""
     return _finding("no beats", "--beat has no clear beats to keep", [(start, end)])
 
 
 def _finding(kind: str, what: str, spans: Spans) -> dict[str, Any]:
-    """The record of one kind of finding: its first position, its total length, and what to do."""
+    """Return the finding of one kind, whose text has the first span, the total length and advice."""
     (start, end), total = spans[0], sum(b - a for a, b in spans)
     more = f" and in {len(spans) - 1} more places, {total:.1f} s in all" if len(spans) > 1 else ""
     text = f"{what} from {start:.2f} s to {end:.2f} s{more}; {ADVICE[kind]}"
@@ -78,19 +82,19 @@ def _finding(kind: str, what: str, spans: Spans) -> dict[str, Any]:
 
 
 def line_share(power: Float[np.ndarray, "n f"]) -> Float[np.ndarray, " n"]:
-    """The share of the energy of each frame in bins 10 dB above the median of their band of 16 bins."""
+    """Share of the energy of each power spectrum in bins that are 10 dB above the median of their band of 16 bins."""
     bands = power[:, : power.shape[1] // BAND * BAND].reshape(len(power), -1, BAND)
     lines = bands * (bands > 10 * np.median(bands, axis=2, keepdims=True))
     return lines.sum((1, 2)) / np.maximum(bands.sum((1, 2)), 1e-20)
 
 
 def flatness(power: Float[np.ndarray, "n f"]) -> Float[np.ndarray, " n"]:
-    """The geometric over the arithmetic mean of each power spectrum."""
+    """Spectral flatness: the geometric mean over the arithmetic mean of each power spectrum."""
     return np.exp(np.log(power + 1e-20).mean(1)) / (power.mean(1) + 1e-20)
 
 
 def levels(audio: Float[np.ndarray, " t"], size: int) -> Float[np.ndarray, " n"]:
-    """The level of each frame of `size` samples, in dB of full scale."""
+    """Level of each frame of `size` samples, in dBFS."""
     frames = audio[: len(audio) // size * size].reshape(-1, size)
     return 10 * np.log10(np.einsum("nt,nt->n", frames, frames) / size + 1e-12)
 
@@ -101,7 +105,10 @@ def hann(size: int) -> Float[np.ndarray, " n"]:
 
 
 def kind_of(audio: Float[np.ndarray, " t"], sample_rate: int) -> str:
-    """Kind of a piece of audio: "noise", "constant" or ""; SPECTRA spectra of it are tested if its level is even."""
+    """Classify a piece of audio as "noise", "constant" or "" (neither).
+
+    Only pieces of even level are tested further, by about SPECTRA spectra.
+    """
     size = spectrum_size(sample_rate)
     level = levels(audio, size // PARTS)
     if level.max() < LOUD or (spread := float(np.std(level))) > EVEN:
@@ -116,18 +123,22 @@ def kind_of(audio: Float[np.ndarray, " t"], sample_rate: int) -> str:
 
 
 def spectrum_size(sample_rate: int) -> int:
-    """Samples of a spectrum: the power of two nearest to FRAME."""
+    """Number of samples per spectrum: the power of two nearest to FRAME seconds."""
     return 2 ** round(math.log2(FRAME * sample_rate))
 
 
 def runs_of(true: Bool[np.ndarray, " n"]) -> list[tuple[int, int]]:
-    """[start, end) of each run of true values."""
+    """Return the index range [start, end) of each run of true values."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], true, [False]]).astype(np.int8)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
 def joined(spans: Spans, new: Spans, gap: float = 0.0, shortest: float = 0.0) -> None:
-    """Append spans, each joined to the last where it begins at most `gap` after it; one that stays shorter than `shortest` is dropped."""
+    """Append the spans `new` to `spans` in place.
+
+    A span that begins at most `gap` after the last one is joined to the last one. A span that stays shorter than `shortest` is
+    dropped.
+    """
     for start, end in new:
         if spans and start <= spans[-1][1] + gap + 1e-9:
             spans[-1] = (spans[-1][0], end)
@@ -138,17 +149,17 @@ def joined(spans: Spans, new: Spans, gap: float = 0.0, shortest: float = 0.0) ->
 
 
 def is_covered(span: tuple[float, float], spans: Spans) -> bool:
-    """Whether spans cover most of another one."""
+    """Whether `spans` cover more than 80 % of `span`."""
     return sum(max(0.0, min(span[1], end) - max(span[0], start)) for start, end in spans) > 0.8 * (span[1] - span[0])
 
 
-# ---- while audio and codes come
+# ---- checks during the writing
 
 
 class OutputCheck:
-    """Measures the audio of one sample, and its codes if any; blocks may have any sizes.
+    """Measures the audio and the codes of one sample in blocks of any size.
 
-    The audio begins `start` seconds into the result.
+    The audio begins at second `start` of the result.
     """
 
     def __init__(self, sample_rate: int, codes_per_second: float = 0.0, start: float = 0.0) -> None:
@@ -158,14 +169,14 @@ class OutputCheck:
         self.measured, self.clipped, self.not_finite, self.peak = 0, 0, 0, 0.0
         self.spans: dict[str, Spans] = {kind: [] for kind in KINDS}
         self.held: list[Float[np.ndarray, "c n"]] = []
-        self.waiting = 0  # samples that are held
+        self.waiting = 0  # number of samples in `held`
         self.last: Shaped[np.ndarray, "1 *frame"] | None = None
-        self.codes, self.repeats = 0, 0  # number of frames of codes, and of the last equal ones
+        self.codes, self.repeats = 0, 0  # frames of codes so far, and repetitions at their end
 
     def push(self, audio: Float[np.ndarray, "c n"]) -> Float[np.ndarray, "c n"]:
-        """Measure a block; return it with silence in place of values that are not finite."""
+        """Measure a block of audio, and return the block with zeros in place of values that are not finite."""
         clean = audio
-        if audio.size and not (np.isfinite(audio.max()) and np.isfinite(audio.min())):  # nan is the maximum where there is one
+        if audio.size and not (np.isfinite(audio.max()) and np.isfinite(audio.min())):  # max() is nan if any value is nan
             bad = ~np.isfinite(audio)
             clean, at = np.where(bad, np.float32(0), audio), self.measured + self.waiting
             self.not_finite += int(bad.sum())
@@ -182,7 +193,7 @@ class OutputCheck:
         return clean
 
     def push_codes(self, codes: Shaped[np.ndarray, "t *frame"]) -> None:
-        """Measure frames of codes: the length of repetitions."""
+        """Measure repetitions in a block of codes."""
         if not len(codes):
             return
         before = codes[:1] if self.last is None else self.last
@@ -198,7 +209,7 @@ class OutputCheck:
         self.codes, self.last = self.codes + len(codes), codes[-1:].copy()
 
     def finish(self) -> list[dict[str, Any]]:
-        """All findings, ready for json."""
+        """Measure the last piece, and return all findings as json objects."""
         if self.held and self.held[0].size:
             self._measure(np.concatenate(self.held, axis=1))
             self.held, self.waiting = [], 0
@@ -219,7 +230,7 @@ class OutputCheck:
         return [_finding(kind, what[kind], where) for kind, where in placed.items()]
 
     def _measure(self, piece: Float[np.ndarray, "c n"]) -> None:
-        """Findings of one piece; the last piece, which may be shorter, is not classified."""
+        """Measure one piece; a shorter last piece is not classified as noise or constant."""
         frames = -(-piece.shape[1] // self.frame)
         rest = -piece.shape[1] % self.frame
         parts = (np.pad(piece, ((0, 0), (0, rest))) if rest else piece).reshape(len(piece), frames, self.frame)
@@ -234,7 +245,7 @@ class OutputCheck:
         self.measured += piece.shape[1]
 
     def _add(self, kind: str, frames: Bool[np.ndarray, " n"], **limits: float) -> None:
-        """Note the runs of frames of the piece that is measured."""
+        """Add the runs of true frames of the current piece to the spans of a kind."""
         begin = self.measured / self.sample_rate
         second = self.frame / self.sample_rate
         joined(self.spans[kind], [(begin + first * second, begin + end * second) for first, end in runs_of(frames)], **limits)

@@ -1,11 +1,10 @@
-"""The audio of a prompt: stored unchanged in the run, and joined with the sampled audio.
+"""The audio of a prompt, which a run stores unchanged and joins with the sampled audio.
 
-    prompt.flac                        the recording's own samples up to the end of the prompt (prompt_2.flac of a second
-                                       source)
+    prompt.flac                        samples of the recording up to the end of the prompt (prompt_2.flac: of a second source)
     audio/joined_level_0_sample_0.flac these samples, then the new audio at the recording's rate and channels
 
-The joined audio is a pure function of the codes and the prompt. If the recording holds floats (or was decoded from a lossy
-format) both files are wav.
+The joined audio is a pure function of the codes and the prompt. Both files are wav if the recording holds floats, or was
+decoded from a lossy format.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ FADE = 0.02  # seconds of the transition from the codec's version of the recordi
 
 
 def copy_prompts(run: Run) -> None:
-    """Store the given part of the audio of each source that is a recording, or a run with such audio."""
+    """Store the prompt audio of each source that is a recording, or a run with prompt audio."""
     if not run.request["given"] or run.request.get("inpaints"):
         return
     level, given = next(iter(run.request["given"].items()))
@@ -44,19 +43,19 @@ def copy_prompts(run: Run) -> None:
 
 
 def prompt_of(run: Run, sample: int) -> Path | None:
-    """The prompt audio of a sample, if any."""
+    """Path of the prompt audio of a sample; None without prompt audio."""
     sources = run.request["sources"]
     return _prompt(run, _sources(run).index(tuple(sources[sample]))) if sample < len(sources) else None
 
 
 def joined_path(run: Run, sample: int) -> Path | None:
-    """Path of the joined prompt and new audio of a sample; None without prompt audio."""
+    """Path of the file that joins prompt and new audio of a sample; None without prompt audio."""
     prompt, level = prompt_of(run, sample), run.finest
     return run.folder / "audio" / f"joined_level_{level}_sample_{sample}{prompt.suffix}" if prompt else None
 
 
 def write_joined(model: ModelFolder, run: Run, samples: Sequence[int], device: str) -> list[Path]:
-    """Join prompt and new audio of finished samples, by the finest sampled level; return the new files."""
+    """Join prompt and new audio of finished samples, decoded from the finest sampled level; return the new files."""
     written = []
     level = run.finest
     stream, total = run.stream(level), run.total(level)
@@ -94,7 +93,7 @@ def _prompt(run: Run, number: int) -> Path | None:
 
 
 def _recording(path: Path, row: int) -> Path | None:
-    """The recording of a source: the file, or the prompt audio of a run."""
+    """Path of the recording of a source: the file itself, or the prompt audio of a run; None for other sources."""
     if path.is_dir():
         return prompt_of(Run.open(path), row)
     return None if path.suffix == ".npz" or not path.is_file() else path

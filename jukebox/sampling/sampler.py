@@ -1,16 +1,15 @@
-"""LevelSampler: samples one level of a run, window by window, by any prior, for every verb; frames are written as they are
-sampled.
+"""LevelSampler: samples one level of a run, window by window, with any prior and for every verb.
 
-A window is sampled from (window, known): the prior gets the sequences of the window, a mask of the frames that are known, the
-conditions and the noise, and yields final frames in blocks (`priors/prior.py`). Verbs differ only in their windows
-(`windows.py`) and known frames: a prompt, the levels above, or all but a masked region.
+For each window the prior gets the sequences of the window, a mask of the known frames, the conditions and the noise. The prior
+yields final frames in blocks (`priors/prior.py`), which are written at once. Verbs differ only in their windows (`windows.py`)
+and in their known frames: a prompt, the levels above, or all frames outside a masked region.
 
 An interrupted window is sampled again from its beginning with the same known frames, random numbers and steps. So the frames on
-disk are reproduced exactly, and then the missing ones are sampled. For a slow window a checkpoint of its state was saved
-(`window_checkpoint.py`), and it continues from there. If the frames differ from those on disk (another machine, other
-versions), the ones on disk stay, the window is cut there, and one line is printed.
+disk are reproduced exactly before the missing frames are sampled. A slow window continues from its last checkpoint
+(`window_checkpoint.py`). If the repeated frames differ from the frames on disk (another machine, other versions), the frames on
+disk stay. The window is then cut after these frames, and one line is printed.
 
-If memory runs out, the batch is cut into halves at that frame, and each half continues (`batches.py`).
+If memory runs out, the batch is cut into halves at the current frame, and both halves continue (`batches.py`).
 """
 
 from __future__ import annotations
@@ -37,15 +36,15 @@ from priors.noise import WindowNoise
 from priors.prior import Known, Prior, Window
 from vqvae.codec import as_tensor
 
-EVERY = 1.0  # seconds between two writes of frames of an unfinished window
-SAME = 1e-4  # latents sampled again may differ by rounding
+EVERY = 1.0  # minimum seconds between two writes of frames of an unfinished window
+SAME = 1e-4  # latents that are sampled again may differ by rounding
 Rows = Sequence[tuple[int, int]]  # (sample, first frame of its window)
 
 
 class Written(NamedTuple):
-    """New frames of a level on disk for each of `samples`, in `took` seconds; 0 frames: a window is in progress.
+    """Report that `frames` new frames of a level are on disk for each of `samples`; their sampling took `took` seconds.
 
-    `done` of `total` frames of the level are on disk, of all samples together.
+    0 frames mean that a window is in progress. `done` of `total` frames of the level are on disk, summed over all samples.
     """
 
     level: int
@@ -57,16 +56,16 @@ class Written(NamedTuple):
 
 
 def written_now(run: Run, level: int, samples: Sequence[int], frames: int = 0, took: float = 0.0) -> Written:
-    """A report that so many frames of a level were written."""
+    """Return the report that `frames` frames of a level were written."""
     done = sum(run.count(level, [i]) for i in range(run.n_samples))
     return Written(level, tuple(samples), frames, took, done, run.total(level) * run.n_samples)
 
 
-Writing = Generator[Written, None, bool]  # returns whether the batch was completed without a cut
+Writing = Generator[Written, None, bool]  # the generator returns whether the batch was completed without a cut
 
 
 class OtherCodes(Exception):
-    """A repeated window gave other frames than those on disk."""
+    """A window that was sampled again has other frames than those on disk."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -78,14 +77,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @dataclass
 class LevelSampler:
-    """One level of a run being written by one process."""
+    """Samples one level of a run in one process."""
 
     run: Run
     level: int
     prior: Prior
-    params: Any  # of the prior's kind
+    params: Any  # sampling parameters of the prior's kind
     songs: Sequence[PreparedSong]
-    steps: int = 0  # of sampling, sequential: frames, or passes
+    steps: int = 0  # sequential steps so far: frames, or passes of masked decoding
 
     def __post_init__(self) -> None:
         self.stream, self.total = self.run.stream(self.level), self.run.total(self.level)
@@ -99,7 +98,7 @@ class LevelSampler:
     # ---- batches
 
     def fill(self, samples: Batch, begin: int = 0) -> Writing:
-        """Sample all windows of a batch from frame `begin` on."""
+        """Sample all windows of a batch of samples from frame `begin` on, and yield updates."""
         begin = max(begin, self.run.request["given"].get(str(self.level), 0))
         todo = self.run.segments(self.level, begin)
         if not self.parallel:
@@ -107,7 +106,7 @@ class LevelSampler:
             if whole:
                 yield from self._keep_known(samples, self.total)
             return whole
-        if todo and todo[0].begin > 0:  # the first window after given frames has them as its prompt
+        if todo and todo[0].begin > 0:  # the first window has the given frames as its prompt
             if not (yield from self._sample_sequentially(samples, todo[:1])):
                 return False
             todo = todo[1:]
@@ -128,7 +127,10 @@ class LevelSampler:
         return True
 
     def _try(self, samples: Batch, segment: Segment, stop: int) -> Generator[Written, None, dict | None]:
-        """Sample a window up to frame `stop`; return the cut that was made in it, if any."""
+        """Sample a window up to frame `stop`; return None, or the cut of the batch if the window failed.
+
+        A window fails if memory runs out, or if its frames differ from the frames on disk.
+        """
         try:
             yield from self._sample(samples, segment, stop)
             return None
@@ -161,15 +163,15 @@ class LevelSampler:
     # ---- one window
 
     def _sample(self, samples: Batch, segment: Segment, stop: int) -> Iterator[Written]:
-        """Sample the new frames of a window up to `stop`; frames on disk are compared, the others are written."""
+        """Sample the new frames of a window up to `stop`. Frames on disk are compared, and missing frames are written."""
         start, begin, end = segment
-        if self.prior.spec.prompt == "prefix":  # its frames do not depend on later ones
+        if self.prior.spec.prompt == "prefix":  # frames do not depend on later frames
             end = stop
         rows, keys = [(i, start) for i in samples], [(i, begin) for i in samples]
         noise = WindowNoise(self.run.request["seed"], self.stream.name, self.keys, keys)
         known, length = self._known(rows, begin, end - start), end - start
         old, at, began = self.run.codes(self.level, samples, begin, stop), begin - start, time.perf_counter()
-        have = stored = at + old.shape[1]  # what is on disk of the window
+        have = stored = at + old.shape[1]  # frames of the window on disk
         for values, final in self._values(rows, known, noise, length):
             done = min(final, stop - start)
             checked = min(done, stored)
@@ -185,7 +187,7 @@ class LevelSampler:
     def _values(
         self, rows: Rows, known: Known, noise: WindowNoise, length: int
     ) -> Iterator[tuple[Shaped[np.ndarray, "b t *frame"], int]]:
-        """Yield the window of every row, and the number of its final frames; saved frames are included from the start."""
+        """Yield the frames of the window of every batch row, and the number of final frames."""
         column = self.column
         window = Window(self._place(rows[0][1] // column), length // column, self._place(self.total // column))
         state = self.prior.start(window, known, self._conditions(rows), noise, {self.stream.name: self.params})
@@ -206,7 +208,11 @@ class LevelSampler:
             yield values, length
 
     def _known(self, rows: Rows, upto: int | None, length: int) -> Known:
-        """The streams of a window with masks of known frames: sampled ones before `upto` (None: before the window)."""
+        """Return the streams of a window with masks of their known frames.
+
+        Known frames of the sampled stream are those before `upto` (None: before the start of each row's window), and the kept
+        frames of an edit.
+        """
         config, column, sequences, masks = self.prior.config, self.column, {}, {}
         for stream in config.spec.writes:
             level, ratio = self.streams.index(stream), config.frames(stream) // config.n_ctx
@@ -215,14 +221,14 @@ class LevelSampler:
                 last = self._last_known(stream, sample) if stream != self.stream.name else start if upto is None else upto
                 found.append(self.run.known_frames(level, sample, start // column * ratio, n, last))
             values, mask = (np.stack(each) for each in zip(*found, strict=True))
-            if config.spec.prompt == "prefix":  # of a masked region it samples all frames up to the last unknown one
+            if config.spec.prompt == "prefix":  # such a prior samples all frames of a masked region up to the last unknown one
                 mask[:, 0 if upto is None else upto - rows[0][1] :] = False
             sequences[stream] = as_tensor(values).to(self.device)
             masks[stream] = torch.from_numpy(mask).to(self.device)
         return Known(sequences, masks)
 
     def _last_known(self, stream: str, sample: int) -> int:
-        """The known frames of another stream: all of a level that was sampled earlier, and the given ones of others."""
+        """Number of known frames of another stream: all frames of an earlier level, and the given frames of a later level."""
         level, levels = self.streams.index(stream), self.run.request["levels"]
         if level in levels[: levels.index(self.level)]:
             return self.run.count(level, [sample])
@@ -237,14 +243,14 @@ class LevelSampler:
         return stack(items).to(self.device)
 
     def _place(self, frame: int) -> int:
-        """Convert a frame of the run to the frame of the song at the prior's rate."""
+        """Convert a frame index of the run to a frame index of the song, at the prior's hop."""
         if not self.run.request.get("pieces"):
             return frame
         ratio = max(self.run.request["hops"]) // self.prior.config.hop
         return self.run.column(frame // ratio) * ratio + frame % ratio
 
     def _above(self, sample: int, start: int) -> Shaped[np.ndarray, "s *frame"] | None:
-        """The frames of the stream above a window; after their end the last one is repeated."""
+        """Return the frames of the stream above in a window; the last frame is repeated after the end of the stream."""
         config = self.prior.config
         reads = [stream for stream in config.spec.reads if stream not in config.spec.writes]
         if not reads:
@@ -261,7 +267,7 @@ class LevelSampler:
         return written_now(self.run, self.level, samples, frames, took)
 
     def _keep_known(self, samples: Batch, upto: int) -> Iterator[Written]:
-        """For an edit: write the known frames before `upto` that are in no window."""
+        """Write the known frames of an edit before `upto`, which are in no window."""
         at = self.run.count(self.level, samples)
         if self.run.request.get("inpaints") and at < upto:
             values, mask = self.run.known_frames(self.level, samples[0], at, upto - at, 0)
@@ -271,7 +277,10 @@ class LevelSampler:
     # ---- windows in parallel
 
     def _sample_in_parallel(self, samples: Batch, todo: Sequence[Segment], windows: int) -> Writing:
-        """Sample windows of each sample as one batch, at most `windows` at a time; an interrupted pass is sampled again."""
+        """Sample the windows of all samples in passes of at most `windows` windows per sample, in parallel.
+
+        An interrupted pass is sampled again.
+        """
         done = 0
         while done < len(todo):
             cuts, first = self.run.request["cuts"], todo[done]
@@ -288,10 +297,10 @@ class LevelSampler:
         return True
 
     def _sample_together(self, samples: Batch, some: Sequence[Segment]) -> Writing:
-        """Sample windows of all samples in parallel; False if memory ran out; then a cut records the continuation.
+        """Sample the windows `some` of all samples in parallel; return False if memory ran out and a cut was recorded.
 
-        Two overlapping windows have the same random numbers there. Under nearly the same conditions they tend to the same
-        codes. So the dropped codes lead to the codes that the next window keeps.
+        Two overlapping windows have the same random numbers in their overlap, and nearly the same conditions. So both
+        windows tend to the same codes, and the kept codes of a window continue the kept codes of the previous window.
         """
         rows, began = [(i, segment.start) for i in samples for segment in some], time.perf_counter()
         length, skip = some[0].end - some[0].start, [start for _, start in rows]
@@ -315,5 +324,5 @@ class LevelSampler:
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> Bool[np.ndarray, ""] | bool:
-    """Whether codes are equal, or latents nearly so."""
+    """Whether two arrays of codes are equal, or two arrays of latents are equal up to rounding."""
     return np.allclose(a, b, rtol=0.0, atol=SAME) if b.dtype.kind == "f" else np.array_equal(a, b)

@@ -1,14 +1,14 @@
-"""Sampling songs: one walk over levels and windows, and the verbs that begin it from a run (Jukebox, section 5).
+"""Sampling of songs: one walk over levels and windows, and the verbs that start the walk from a run (Jukebox, section 5).
 
-    branch      from the first seconds of a run       another seed, other lyrics, another take
-    upsample    from the codes of a level             the levels below it
-    replay      from a run.json                       the same codes again
-    resume      from an interrupted run               what is missing
+    branch      keep the first seconds of a run       sample the rest with another seed or other lyrics
+    upsample    keep the codes of a level             sample the finer levels
+    replay      read a run.json                       sample the same codes again
+    resume      read an interrupted run               sample the missing codes
 
-Each verb writes a request (jukebox/runs/request.py) and passes it to `resume`. `resume` reads the prompt codes, samples every
-level, and decodes audio at the same time; `steps` does the same as an iterator of updates. A window is conditioned on the codes
-before it (its prompt), the codes of the level above and its conditions. Codes that exist are never changed. Only one level's
-prior is in memory at a time, unless the model keeps them (`jukebox/api.py`).
+Each verb writes a request (jukebox/runs/request.py) and passes the run to `resume`. `resume` reads the prompt codes, samples
+every level, and decodes the audio at the same time. `steps` is the same walk as an iterator of updates. A window is conditioned
+on the codes before the window (its prompt), on the codes of the level above, and on labels and lyrics. Existing codes are never
+changed. Only one level's prior is in memory at a time, unless the model keeps its priors (`jukebox/api.py`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def branch(
     run: Run, out: str | Path, settings: RunSettings, *, keep_seconds: float = 0.0, take: int = 0, seconds: float = 0.0,
     lyrics: Song | None = None, seed: int | None = None, model: ModelFolder | None = None,
 ) -> Run:  # fmt: skip
-    """Keep the first seconds of a run, or of one take of it, and continue with another seed or other lyrics; see `request.branched`."""
+    """Keep the first seconds of a run or of one take, and sample the rest in a new run at `out`; see `request.branched`."""
     asked = request.branched(run, settings, keep_seconds=keep_seconds, take=take, seconds=seconds, lyrics=lyrics, seed=seed)
     return resume(Run.create(out, asked), model)
 
@@ -61,9 +61,9 @@ def upsample(
     run: Run, out: str | Path | None = None, settings: RunSettings | None = None, *, level: int | None = None, seed: int | None = None,
     model: ModelFolder | None = None,
 ) -> Run:  # fmt: skip
-    """Write the missing levels of a run; with `out` in a copy that keeps `level` and those above, with another seed.
+    """Write the missing finer levels of a run, or with `out` resample the levels below `level` in a copy of the run.
 
-    The route and the parameters of `settings` are used, and in a copy all other settings too.
+    Without `out` only the route and the parameters of `settings` are used.
     """
     settings = settings or RunSettings()
     if out is not None:
@@ -75,7 +75,10 @@ def upsample(
 
 
 def replay(path: str | Path, out: str | Path, model: ModelFolder | None = None) -> Run:
-    """Sample the codes of a run.json once more; UserError if they differ from those of the original, if it is there."""
+    """Sample the codes of a run.json again in a new run at `out`.
+
+    If the original run exists, its codes are compared with the new codes. Raise UserError if the codes differ.
+    """
     path = Path(path) / REQUEST if Path(path).is_dir() else Path(path)
     asked = read_request(path)
     if asked.get("inpaints") and not (path.parent / KNOWN).is_file():
@@ -86,14 +89,14 @@ def replay(path: str | Path, out: str | Path, model: ModelFolder | None = None) 
         return resume(again, model)
     original = Run.open(path.parent)
     for level, count in again.request["given"].items():
-        if 0 < count <= original.count(int(level)):  # the source may be gone
+        if 0 < count <= original.count(int(level)):  # the source of the given codes may not exist any more
             again.append(int(level), range(again.n_samples), 0, original.codes(int(level), stop=count), 0.0)
     compare(original, resume(again, model))
     return again
 
 
 def compare(a: Run, b: Run) -> None:
-    """Print for every level whether two runs have the same codes; UserError if not."""
+    """Print for every level that two runs have the same codes; raise UserError at the first difference."""
     for level in a.request["levels"]:
         length = min(a.count(level), b.count(level))
         differ = a.codes(level, stop=length) != b.codes(level, stop=length)
@@ -112,9 +115,10 @@ def compare(a: Run, b: Run) -> None:
 def resume(
     run: Run, model: ModelFolder | None = None, device: str = "", rank: int = 0, ranks: int = 1, report: Report | None = None
 ) -> Run:  # fmt: skip
-    """Complete a run, as process `rank` of `ranks`; the codes are those of an uninterrupted run.
+    """Complete a run as process `rank` of `ranks`. The codes equal those of an uninterrupted run.
 
-    `report` gets all updates in place of the progress bar; if it raises, the run stops and can be resumed.
+    `report` is called with every update and replaces the progress bar. If `report` raises an exception, the run stops. A later
+    call can resume the run.
     """
     for written in steps(run, model, device, rank, ranks, bar=report is None):
         if report:
@@ -126,9 +130,9 @@ def steps(
     run: Run, model: ModelFolder | None = None, device: str = "", rank: int = 0, ranks: int = 1, bar: bool = False,
     audio: bool = False,
 ) -> Iterator[Written]:  # fmt: skip
-    """Complete a run step by step; with `audio` the wav files are up to date at each step."""
+    """Complete a run and yield each update; with `audio` the wav files are up to date at each update."""
     mine = run.request["batches"][rank::ranks]
-    if not mine:  # more processes than batches
+    if not mine:  # this process has no batch
         return
     chosen = choose_own_device(device or run.request["device"], rank, ranks)
     with run.lock_samples([i for batch in mine for i in batch]), computing_on(chosen):
@@ -149,7 +153,10 @@ def steps(
 
 
 def _begin(run: Run, model: ModelFolder | None, device: str) -> ModelFolder:
-    """Check the model of a run, and make the decisions of the first process that samples it."""
+    """Check the model of a run, and return the model.
+
+    The first process records its decisions in the request: weight hashes, device, planners, dtype and compilation.
+    """
     if model is None:
         model = ModelFolder.from_pretrained(run.request["model"])
     check_weights(run.request, model.info)
@@ -158,7 +165,7 @@ def _begin(run: Run, model: ModelFolder | None, device: str) -> ModelFolder:
         changes["model_hash"] = model.hashes()
     if run.request["device"] == "auto":
         changes["device"] = choose_device(device or "auto").split(":")[0]
-    if "planners" not in run.request:  # of version 2
+    if "planners" not in run.request:  # a run of version 2 has no planners
         changes |= request.plans_of(model.info, run.request)
     if "compiled" not in run.request:
         asked = run.request | changes | {"dtype": request.dtype_of(run.request)}
@@ -169,7 +176,7 @@ def _begin(run: Run, model: ModelFolder | None, device: str) -> ModelFolder:
 
 
 def to_compile(info: ModelInfo, asked: dict) -> bool:
-    """Whether steps are compiled (CPU) or captured (GPU); `auto`: if that is possible and saves time."""
+    """Whether decoding steps are compiled (CPU) or captured (GPU); with `auto` only if that is possible and saves time."""
     if asked["compile"] == "auto":
         return request.should_compile(info, asked) and native.why_not(asked["dtype"], asked["device"]) is None
     if asked["compile"] == "on" and (why := native.why_not(asked["dtype"], asked["device"])):
@@ -180,7 +187,7 @@ def to_compile(info: ModelInfo, asked: dict) -> bool:
 def fill_level(
     model: ModelFolder, run: Run, songs: Sequence[Song], level: int, mine: Sequence[Sequence[int]], device: str, bar: bool, audio: bool
 ) -> Iterator[Written]:  # fmt: skip
-    """Sample or encode the missing frames of one level and decode them at the same time; finished audio is not changed."""
+    """Sample or encode the missing frames of one level, and decode them at the same time. Finished audio is not changed."""
     asked = run.request
     above = asked["levels"][: asked["levels"].index(level)]
     batches = [part for batch in mine for part in batches_at(list(batch), asked["cuts"], above)]
@@ -208,7 +215,7 @@ def fill_level(
                         yield written
             if bar:
                 _print_steps(sampler, total * len(samples) - done)
-    for i, each in writers.items():  # the thread has ended
+    for i, each in writers.items():  # the writer thread has ended
         run.add_findings(level, i, each.check.finish())
     forget(run, level, samples)
 
@@ -218,7 +225,7 @@ def _bar(total: int, done: int, level: int, shown: bool) -> ProgressBar:
 
 
 def _print_steps(sampler: LevelSampler | LevelEncoder, codes: int) -> None:
-    """Print a line if a step writes more than one code of a sample."""
+    """Print the number of sequential steps or passes, if one step writes several codes of a sample."""
     if isinstance(sampler, LevelSampler) and sampler.steps and (sampler.parallel or sampler.prior.spec.prompt == "any"):
         what = "sequential steps" if sampler.parallel else "passes"
         print(f"level {sampler.level}: {codes} codes in {sampler.steps} {what}")
@@ -234,7 +241,7 @@ def _show(shown: ProgressBar, run: Run, written: Written) -> None:
 def _wav_writers(
     model: ModelFolder, run: Run, level: int, samples: Sequence[int], device: str, files: WriterThread
 ) -> dict[int, WavWriter]:
-    """The wav writers of samples with incomplete audio; none for an edit, or if the codec does not decode the stream."""
+    """Return wav writers of samples with incomplete audio; none for an edit, or if no codec decodes the stream."""
     if run.request.get("inpaints") or not model.info.codec_of(run.stream(level).name).config.decodes:
         return {}
     codec = model.codec([run.stream(level).name]).to(device)
@@ -242,13 +249,13 @@ def _wav_writers(
 
 
 def _sampler(model: ModelFolder, run: Run, songs: Sequence[Song], level: int, device: str) -> LevelSampler | LevelEncoder:
-    """The writer of a level: a sampler with its prior, or the encoder of another codec."""
+    """Return the object that writes a level: a sampler with its prior, or the encoder of another codec."""
     asked = run.request
     if level not in run.sampled_levels:
         return LevelEncoder(run, level, model, device)
     entry = model.entry(asked["priors"].get(str(level), f"prior_{level}"))
     prior = model.prior(entry.name, asked["dtype"]).to(device)
-    if isinstance(prior, HasSteps):  # the run may have begun on another device
+    if isinstance(prior, HasSteps):  # the run may have started on another device
         prior.compiled = asked["compiled"] and native.why_not(asked["dtype"], device) is None
     labels, kind = model.labels_of(entry.name), entry.config.kind
     prepared = [PreparedSong.of(song, labels, model.vocabulary, model.sample_rate) for song in songs]
@@ -257,7 +264,7 @@ def _sampler(model: ModelFolder, run: Run, songs: Sequence[Song], level: int, de
 
 
 def write_prompt_codes(model: ModelFolder, run: Run, samples: Sequence[int], device: str) -> None:
-    """Write the given codes to the run, encoding recordings; existing codes are not changed."""
+    """Write the given codes of the prompt to the run. Recordings are encoded. Existing codes are not changed."""
     missing = {int(level): count for level, count in run.request["given"].items() if run.count(int(level), samples) < count}
     sources = dict.fromkeys(tuple(run.request["sources"][i]) for i in samples) if missing else {}
     for path, row in sources:
@@ -272,7 +279,10 @@ def write_prompt_codes(model: ModelFolder, run: Run, samples: Sequence[int], dev
 
 
 def _print_differences(run: Run) -> None:
-    """Print a line if this run began elsewhere; codes are bit-equal only on the same machine with the same versions."""
+    """Print a line if the run began on another machine or with other versions.
+
+    Codes are bit-equal only on the same machine with the same versions.
+    """
     asked, now = run.request, versions()
     old = [f"{name} {was} (now {now.get(name)})" for name, was in asked["versions"].items() if now.get(name) != was]
     before, here = asked["machine"], request.machine(asked["machine"]["threads"])

@@ -1,8 +1,8 @@
-"""A wav file that grows with its codes: it is extended after every window, and nothing is decoded twice.
+"""A wav file that grows with its codes: each window's audio is appended, and no code is decoded twice.
 
-The wav is a pure function of the codes. Its decoder regroups them into blocks of fixed size, so that the bytes equal those of
-decoding all codes together. Its header has the current length and is written after the samples, so that the file is valid at
-any moment. The decoder's state is not saved; a resumed run decodes the level again.
+The wav file is a pure function of the codes. The decoder regroups the codes into blocks of fixed size, so that the bytes equal
+those of one decoding of all codes. The header has the current length and is written after the samples, so that the file is
+always valid. The decoder's state is not saved. A resumed run decodes an unfinished level from its beginning.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ HEADER = 44  # bytes
 
 
 def header(frames: int, channels: int, sample_rate: int) -> bytes:
-    """The head of a wav file of 16-bit PCM, as the standard library writes it."""
+    """Return the header of a wav file of 16-bit PCM with `frames` samples per channel, as the standard library writes it."""
     size = frames * channels * 2
     form = struct.pack("<4sLHHLLHH", b"fmt ", 16, 1, channels, sample_rate, sample_rate * channels * 2, channels * 2, 16)
     return struct.pack("<4sL4s", b"RIFF", size + 36, b"WAVE") + form + struct.pack("<4sL", b"data", size)
 
 
 class WavWriter:
-    """The wav file of one sample at one level, decoded on the device of the codec and written by a thread."""
+    """Writes the wav file of one sample at one level. The codec decodes on its device, and a thread writes the samples."""
 
     def __init__(self, run: Run, codec: Codec, level: int, sample: int, device: str, writer: WriterThread):
         self.run, self.level, self.sample, self.device, self.writer = run, level, sample, device, writer
         self.decoder, self.decoded, self.samples = codec.decoder_stream(run.stream(level).name), 0, 0
         self.channels, self.sample_rate = codec.spec.channels, codec.spec.sample_rate
-        self.check = OutputCheck(self.sample_rate, self.sample_rate / run.stream(level).hop)  # the thread's, as long as it runs
+        self.check = OutputCheck(self.sample_rate, self.sample_rate / run.stream(level).hop)  # used by the running thread only
         self.path = run.audio_path(level, sample)
         self.path.parent.mkdir(exist_ok=True)
 
     def is_whole(self) -> bool:
-        """Whether the level is completely decoded."""
+        """Whether the wav file has the audio of all frames of the level."""
         frames = self.run.total(self.level) * self.run.request["hops"][self.level]
         if not self.path.is_file() or self.path.stat().st_size != HEADER + frames * self.channels * 2:
             return False
@@ -52,7 +52,7 @@ class WavWriter:
             return file.read(HEADER) == header(frames, self.channels, self.sample_rate)
 
     def grow(self) -> None:
-        """Decode the codes since the last call; the thread then writes their audio."""
+        """Decode the codes that were written since the last call, and let the thread write their audio."""
         codes = self.run.codes(self.level, [self.sample], self.decoded)[0]
         if not len(codes):
             return
@@ -68,7 +68,7 @@ class WavWriter:
             return
         began, self.samples = self.samples > 0, self.samples + len(pcm) // (2 * self.channels)
         head = header(self.samples, self.channels, self.sample_rate)
-        if not began:  # the audio of an earlier process stays until there is as much again
+        if not began:  # the file of an earlier process is replaced at the first write
             write_bytes(self.path, head + pcm)
             return
         with open(self.path, "r+b") as file:

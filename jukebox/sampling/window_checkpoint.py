@@ -1,13 +1,13 @@
-"""Checkpoints of a window in progress, so that a kill loses seconds or a minute and not the window.
+"""Checkpoints of a window in progress, so that a kill loses seconds of work instead of the whole window.
 
-Codes on disk are not sufficient to restore a window: caches computed from them by a parallel pass would differ in rounding, and
-then the codes would differ. Sampling the window again by the same steps is exact, but with a large prior on a CPU it takes
-hours. So the state (KV caches, or masks and codes of masked decoding) is written with the final frames, at most every ten
-seconds and at most RATE bytes per second on average.
+The codes on disk cannot restore a window. A parallel pass over these codes would compute KV caches with other rounding, and
+the next codes would differ. The same sequential steps from the beginning of the window are exact, but take hours with a large
+prior on a CPU. So a checkpoint has the decoding state (KV caches, or masks and codes of masked decoding) and the final frames.
+A checkpoint is written at most every ten seconds, and at most RATE bytes per second on average.
 
-    states/level_2_sample_0.pt    of the batch whose first sample is 0; gone when the level is done
+    states/level_2_sample_0.pt    checkpoint of the batch whose first sample is 0; removed when the level is finished
 
-The file is optional. If it is of another window, damaged, or did not fit on the disk, the window is sampled from its beginning.
+The file is optional. Without a valid checkpoint of the window, the window is sampled from its beginning.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from data_prep.files import replacing
 from jukebox.runs.run import Run
 from priors.prior import Known
 
-EVERY = 10.0  # seconds between two states at least
-RATE = 5e6  # bytes per second: a twentieth of the rate of a disk with 100 MB per second
+EVERY = 10.0  # minimum seconds between two checkpoints
+RATE = 5e6  # bytes per second, a twentieth of the rate of a disk that writes 100 MB per second
 
 
 class WindowCheckpoint:
-    """Checkpoint of a window (or of parallel windows) of a batch: rows of (sample, first frame of the window).
+    """Checkpoint of a window (or of parallel windows) of a batch.
 
-    `state` is the result of `start` of a prior.
+    Each of `rows` is a batch row (sample, first frame of its window). `state` is the result of `Prior.start`.
     """
 
     def __init__(self, run: Run, level: int, rows: Sequence[tuple[int, int]], known: Known, state: Any):
@@ -58,7 +58,7 @@ class WindowCheckpoint:
         self.wait = max(EVERY, state.nbytes / RATE)
 
     def load(self) -> Shaped[np.ndarray, "b t *frame"] | None:
-        """Restore the saved state, and return the final frames; None without a checkpoint."""
+        """Restore the saved state and return the final frames; None if the window has no valid checkpoint."""
         if not self.path.is_file():
             return None
         try:
@@ -75,7 +75,10 @@ class WindowCheckpoint:
             return None
 
     def save(self, frames: Shaped[np.ndarray, "b t *frame"]) -> None:
-        """Save the state and the final frames if it is time, and if there is room; codes and audio have priority."""
+        """Save the state and the final frames, if the last checkpoint is old enough.
+
+        Nothing is saved on a nearly full disk, because codes and audio have priority.
+        """
         if time.monotonic() - self.at < self.wait:
             return
         self.at = time.monotonic()
@@ -88,7 +91,7 @@ class WindowCheckpoint:
                 torch.save({"key": self.key, "crc32": _checksum(tensors), "tensors": tensors}, file)
                 file.flush()
                 os.fsync(file.fileno())
-        except (OSError, RuntimeError) as error:  # the second is torch's error for a full disk
+        except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
             print(f"{self.path} could not be saved ({str(error).splitlines()[0]}); the run goes on", file=sys.stderr)
 
 
@@ -101,12 +104,12 @@ def forget(run: Run, level: int, samples: Sequence[int]) -> None:
     for sample in samples:
         for path in (state_path(run, level, sample), state_path(run, level, sample).with_suffix(".part")):
             path.unlink(missing_ok=True)
-    with suppress(OSError):  # there is none, or another process has states there
+    with suppress(OSError):  # the folder does not exist, or has checkpoints of another process
         (run.folder / "states").rmdir()
 
 
 def _checksum(tensors: dict[str, Tensor]) -> int:
-    """CRC-32 over names and bytes; for any dtype, without a copy."""
+    """CRC-32 over the names and bytes of tensors of any dtype, without a copy."""
     crc = 0
     for name in sorted(tensors):
         crc = zlib.crc32(tensors[name].cpu().flatten().view(torch.uint8).numpy().data, zlib.crc32(name.encode(), crc))

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from queue import Queue
 from threading import Thread
 
-WAITING = 64  # writes that wait at most; memory does not grow where the disk is slow
+WAITING = 64  # maximum number of waiting writes; memory does not grow if the disk is slow
 
 
 class WriterThread:
-    """Runs writes in order. An exception in a write stops all later ones; `add`, `flush` and a leave without error raise it.
+    """Runs writes in order in a thread.
 
-    No later write runs, so that a growing file has no gap.
+    After an exception no later write runs, so that a growing file has no gap. `add`, `flush` and the end of the context then
+    raise this exception.
     """
 
     def __init__(self) -> None:
@@ -44,7 +45,7 @@ class WriterThread:
             try:
                 if self.error is None:
                     write()
-            except BaseException as error:  # raised in the other thread
+            except BaseException as error:  # the calling thread raises the error
                 self.error = error
             finally:
                 self.queue.task_done()
