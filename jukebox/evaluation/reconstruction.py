@@ -73,7 +73,7 @@ def mono_sound(audio: Audio) -> Float[Tensor, " t"]:
 
 
 def band_envelope(audio: Audio, sample_rate: int, low: float, high: float, seconds: float = 0.004) -> Float[Tensor, " t"]:
-    """Energy between `low` and `high` Hz at each sample: the squared analytic signal, smoothed by a Hann window of `seconds`."""
+    """Energy between `low` and `high` Hz at each sample: the squared analytic signal, smoothed by a Hann window."""
     x = mono_sound(audio)
     hz = torch.fft.fftfreq(len(x), 1 / sample_rate)
     power = torch.fft.ifft(torch.fft.fft(x) * (2.0 * ((hz > low) & (hz < high)))).abs().square()
