@@ -11,8 +11,8 @@ Every control (`ATTENTION_CONTROLS`) chooses its best head in the same way:
     untrained, line times   trained and untrained network get only the start and end of each line, as in an .lrc file
     untrained, no times     neither network gets times
 
-Notable: the time bias makes a prior with the time of each word follow the words, by design, even an untrained prior. Learned
-attention is measured with coarse times, because within a line only the audio identifies the word.
+Notable: a prior with a time bias and the time of each word attends to the right words by design, even if it is untrained. So
+learned attention is measured with the times of lines. Within a line only the audio identifies the word.
 """
 
 from __future__ import annotations
@@ -59,11 +59,11 @@ class AttentionWindow(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The head that follows the words best on half of the songs, and its score in every window of the other half."""
+    """The head with the highest alignment score on half of the songs."""
 
     layer: int
     head: int
-    scores: Float[np.ndarray, " w"]
+    scores: Float[np.ndarray, " w"]  # in the windows of the other half
 
 
 def by_lines(song: Song) -> Song:
@@ -84,7 +84,7 @@ def tokens_sung(song: Song, prepared: PreparedSong, config: PriorConfig, start: 
     The window begins at frame `start`.
     """
     spans = word_seconds(song.lyrics or "", song.word_times)[prepared.tokens.positions]  # (characters of the song, 2)
-    numbers = np.arange(1, len(spans) + 1)  # with indices in place of characters, the window returns their positions
+    numbers = np.arange(1, len(spans) + 1)  # indices in place of characters: the window returns the indices of its tokens
     window = window_conditions(replace(prepared, ids=numbers), config, start).lyrics
     assert window is not None
     begin, end = np.concatenate([spans, [[np.nan, np.nan]]])[window.ids[0].numpy() - 1].T  # padding uses the last row
@@ -180,7 +180,7 @@ def alignment_figures(
     config, known = prior.config, (labels, vocabulary, prior.config)
     given = attention_windows(songs, songs, *known, windows)
     coarse = attention_windows(songs, [by_lines(s) for s in songs], *known, windows)
-    timed = [all(len(time.text.split()) == 1 for time in song.word_times) for song in songs]  # words, not lines
+    timed = [all(len(time.text.split()) == 1 for time in song.word_times) for song in songs]  # times of words, not of lines
     kept = [i for i, w in enumerate(windows) if timed[w.song] and given[i].sung.any() and coarse[i].sung.any()]
     order = sorted({windows[i].song for i in kept})
     if len(order) < 2 or not isinstance(prior, ScoresLyrics):

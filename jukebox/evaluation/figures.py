@@ -50,7 +50,7 @@ HALF_KNOWN_WINDOWS = 24  # largest number of windows, because a window of all st
 def codec_figures(model: ModelFolder, held: HeldOut, seconds: float = 10.0) -> dict[str, dict[str, float]]:
     """Return the figures of the reconstruction by level, with an untrained codec as control.
 
-    Codes add the use of the codebook, latents the effective dimension.
+    A stream of codes adds the use of the codebook. A stream of latents adds the effective dimension.
     """
     figures = {}
     for name in model.decodable_streams():
@@ -122,7 +122,7 @@ def window_cost(
 def prior_figures(model: ModelFolder, held: HeldOut, name: str, count: int, seed: int, device: str = "cpu") -> dict:
     """Return bits per code of one prior under true and false conditions, or `half_known_figures`.
 
-    The latter are for priors that inpaint, write several streams or have no likelihood.
+    `half_known_figures` are for priors that inpaint, write several streams or have no likelihood.
     """
     prior, labels = model.prior(name).to(device), model.labels_of(name)
     config, (stream, *others) = prior.config, prior.config.spec.writes
@@ -135,7 +135,7 @@ def prior_figures(model: ModelFolder, held: HeldOut, name: str, count: int, seed
     songs = [song_of(row) for row in held.rows]
     given = (prior, songs, labels, model.vocabulary, drawn.windows, codes, seed)
     alignment = alignment_figures(*given) if config.lyrics and isinstance(prior, ScoresLyrics) else None
-    # bits per frame: all books of a frame count
+    # in bits per frame, over all books of a frame
     entropy = written.books * metrics.codebook_use(_all_codes(held, stream), written.bins)[1] if written.bins else None
     return {**figures, "unigram_bits": entropy, "alignment": alignment}
 

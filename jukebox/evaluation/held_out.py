@@ -65,7 +65,7 @@ def read_wave(data: Path, row: SongRow, spec: CodecSpec, seconds: float) -> Floa
 
 
 def hold_out(model: ModelFolder, data: Path, songs: int, seconds: float = 60.0) -> HeldOut:
-    """Read and encode at most `seconds` of each of the first `songs` songs of the split "test"."""
+    """Read and encode the first `songs` songs (0: all) of the split "test", at most `seconds` of each."""
     rows, waves, codes = split_rows(data, "test", songs), [], []
     encode = encoder(model, model.trained_streams())
     for row in ProgressBar(rows, desc="held-out songs", unit="song"):
@@ -84,9 +84,9 @@ class HeldOutWindow:
 
 
 def draw_windows(lengths: Sequence[int], n_ctx: int, ratio: int, count: int, seed: int) -> list[HeldOutWindow]:
-    """Choose `count` windows at random starts, in turn from each song of at least `n_ctx` frames, with another song for each.
+    """Choose `count` windows in turn from the songs with at least `n_ctx` frames.
 
-    Starts are multiples of `ratio`. UserError if fewer than two songs are long enough.
+    Each window has a random start, a multiple of `ratio`, and another of these songs. UserError for fewer than two such songs.
     """
     rng = np.random.default_rng(seed)
     fitting = [i for i, length in enumerate(lengths) if length >= n_ctx]

@@ -107,9 +107,9 @@ def mono(audio: Tensor | np.ndarray) -> Float[Tensor, "b t"]:
 def spectral_convergence(x: Float[Tensor, "b *c t"], y: Float[Tensor, "b *c t"]) -> Float[Tensor, " b"]:
     """||M(x) - M(y)|| / ||M(x)|| for the original x and its reconstruction y; 0 if x is silent.
 
-    M is the magnitude of an STFT with 2048 bins, hop 256 and window 1536.
+    M is the magnitude of an STFT with n_fft 2048, hop 256 and window 1536.
     """
-    spectra = (magnitudes(mono(each), 2048, 256, 1536, pad=True).contiguous() for each in (x, y))  # rounding: see norm
+    spectra = (magnitudes(mono(each), 2048, 256, 1536, pad=True).contiguous() for each in (x, y))  # see `norm`
     return stft.spectral_convergence(*spectra)
 
 
@@ -287,7 +287,7 @@ def sound_statistics(audio: Float[Tensor, "*c t"] | np.ndarray, sample_rate: int
 def sound_features(audio: Float[Tensor, "*c t"] | np.ndarray, sample_rate: int) -> Float[Tensor, "n 64"]:
     """Features of one piece. Each row describes a patch of .5 s, and patches begin every .25 s.
 
-    Sample rates from 22.05 kHz on have the same features. Each row has 64 columns:
+    Features do not depend on the sample rate if it is at least 22.05 kHz. Each row has 64 columns:
 
         24 + 24    mean and standard deviation of 24 log-mel bands of 40..11025 Hz, in dB
         1 + 1      mean and standard deviation of the spectral flux, in dB

@@ -39,7 +39,7 @@ AROUND_BEAT = 0.075  # seconds kept after each beat
 WITHIN = 0.04  # tolerance of the tempo
 TEMPERATURES = (0.7, 0.5, 0.5)  # by level, coarsest first; they keep the tempo best (docs/log.md)
 HALVINGS = 9  # steps of the search for the share of noise
-Keeper = Callable[[str, Tensor], object]  # gets the name of a prompt and its sampled bottom codes
+Keeper = Callable[[str, Tensor], object]  # is called with the name of a prompt and its sampled finest codes
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def even(n: int, count: int) -> Bool[Tensor, " n"]:
 def _tempo(clips: Prompted, distance: SoundDistance, unprompted: Tensor) -> tuple[dict, dict[str, Tensor]]:
     """Return the figures of the tempo by prompt, and the sampled codes.
 
-    One prompt keeps the columns at beats, the other an equal number of evenly spread columns.
+    The prompts keep the columns at beats, an equal number of evenly spread columns, or nothing (`unprompted`).
     """
     rate, n, per = clips.model.sample_rate, clips.columns, masks.per_column(clips.model.spec.streams)
     pulses = [pulse_of(wave.numpy(), rate) for wave in distance.true]

@@ -30,7 +30,7 @@ from data_prep.synthetic.voice import VOWELS, Syllable, character_spans, split_s
 from jukebox.evaluation.metrics import log_mel
 from jukebox.song import Song
 
-BANDS, RATE, SEGMENT = 64, 50, 4.0  # mel bands, frames a second, seconds
+BANDS, RATE, SEGMENT = 64, 50, 4.0  # mel bands, frames per second, seconds
 SILENT, CONSONANT = 0, 1  # classes of a frame; vowel i of VOWELS is class 2 + i
 BALANCED = VOWELS[:5]  # y is rare
 GLIDE = 0.03  # seconds at both ends of a vowel with moving formants

@@ -25,9 +25,9 @@ from jukebox.evaluation.metrics import window_length
 
 Audio = Float[np.ndarray, "*c t"] | Float[Tensor, "*c t"]
 STROKE_BAND = (2600.0, 5500.0)  # Hz, band of snare and hat
-FALSE_DEPTH = 45.0  # dB below the frame's largest value; lower peaks are no false partials
+FALSE_DEPTH = 45.0  # dB below the frame's largest value; lower peaks do not count as false partials
 HARMONICS = 12  # harmonics of the voice
-VIBRATO_FROM, VIBRATO_TO = 0.15, 0.06  # seconds after a syllable's start and before its end; the pitch between is constant
+VIBRATO_FROM, VIBRATO_TO = 0.15, 0.06  # seconds after a syllable's start and before its end; vibrato in between
 
 
 class HeldNote(NamedTuple):

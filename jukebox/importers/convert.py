@@ -1,7 +1,8 @@
 """Convert published checkpoints of two layouts to the files of a model folder, with one tensor in memory at a time.
 
 published   a folder or the files vqvae.pth.tar, prior_level_0.pth.tar ..; each is a checkpoint with `model` and settings
-port        a hub folder openai/jukebox-*: config.json and one state dict, as safetensors or files of torch.save
+port        a hub folder openai/jukebox-* of the transformers port: config.json and one state dict, as safetensors or files of
+            torch.save
 """
 
 from __future__ import annotations

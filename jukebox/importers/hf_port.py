@@ -1,4 +1,4 @@
-"""Convert tensor names and settings of the port of the published models (transformers) to the published ones.
+"""Convert tensor names and settings of the transformers port of the published models to the published ones.
 
 The hub folders `openai/jukebox-*` contain codec and priors in one state dict, in one file or in shards, with a config.json. The
 prefixes are `vqvae.`, `priors.0.` for the top level, and so on to the finest. Linear layers keep their published orientation.

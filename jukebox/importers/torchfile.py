@@ -172,7 +172,7 @@ class _Unpickler(pickle.Unpickler):
 def _load(file: BinaryIO, unpickler: Callable[[BinaryIO], pickle.Unpickler] = _Unpickler) -> Any:
     """Load the pickle that begins at the position of `file`.
 
-    Before, check that the memo table is not longer than the file, because a damaged index would allocate a huge table.
+    First check that the memo table is not longer than the file. A damaged index would allocate a huge table.
     """
     start, end = file.tell(), file.seek(0, io.SEEK_END)
     file.seek(start)

@@ -187,7 +187,7 @@ def check_memory(info: ModelInfo, request: Request, done: Mapping[int, int] | No
     """Raise UserError if a run on a CPU needs more memory than is available. A run on a GPU reduces its batches itself."""
     check_size(info, request["seconds"], len(request["samples"]))
     there = available_memory()
-    if plan_sampling(info, request, done=done).peak <= there:  # without a chosen device, plan for the CPU: no torch is needed
+    if plan_sampling(info, request, done=done).peak <= there:  # an automatic device counts as CPU here: no torch is needed
         return
     request = on_device(request)
     plan = plan_sampling(info, request, done=done)

@@ -101,9 +101,7 @@ def explain(name: str) -> tuple[str, str]:
 
 
 def read_parts(run: str | Path) -> dict[str, list[dict[str, Any]]]:
-    """Read the log lines of each part of a training.
-
-    UserError if there are none.
+    """Read the log lines of each part of a training; UserError if there are none.
 
     run: a folder with log.jsonl, or a model folder with training/PART/log.jsonl
     """
@@ -283,7 +281,7 @@ def panels_html(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequence
 
 
 def example_html(folder: Path) -> str:
-    """Embed the newest sounds and pictures in the examples `folder` of a training, and the original of reconstructions."""
+    """Return HTML that embeds the newest sounds and pictures of a training and the original recording, from `folder`."""
     newest = max((path.name.split("_")[1] for path in folder.glob("step_*")), default="")
     out = []
     for path in (

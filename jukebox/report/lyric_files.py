@@ -29,7 +29,10 @@ def lines_of(folder: Path, request: Mapping[str, Any], take: int) -> list[list[T
 
 
 def write_lyric_files(stem: Path, lines: Lines, suffixes: Sequence[str] = tuple(FORMATS)) -> list[Path]:
-    """Write the words as STEM.lrc, .srt, .vtt and .labels.txt (Audacity) and return the paths. No words write no file."""
+    """Write the words as STEM.lrc, .srt, .vtt and .labels.txt (Audacity), and return the paths.
+
+    Without words no file is written.
+    """
     paths = [stem.with_name(stem.name + suffix) for suffix in suffixes] if lines else []
     for path, suffix in zip(paths, suffixes):
         write_bytes(path, FORMATS[suffix](lines).encode("utf-8", "replace"))
