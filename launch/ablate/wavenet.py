@@ -44,8 +44,8 @@ from vqvae.mulaw.config import MuLawConfig
 from vqvae.nsynth.config import EMBEDDING
 from vqvae.spectral.config import LATENTS, TOKENS
 
-STEPS = {"period": 300, "notes": 200, "thread": 300, "nsynth": 400}  # largest number of steps of the small models
-TIMED, SECONDS = 5, 2.0  # timed steps, after two warm-up steps; seconds of a held-out song
+STEPS = {"period": 300, "notes": 200, "thread": 300, "nsynth": 400}  # of the small models, at most
+TIMED, SECONDS = 5, 2.0  # steps that are timed, after two that are not; of a held-out song
 
 
 class TableModel(NamedTuple):
