@@ -1,11 +1,10 @@
-"""Alignment of lyrics: the times of the words of a song, from a prior that is conditioned on lyrics (Jukebox, section 5.3 and
-figure 2).
+"""Alignment of lyrics: a prior that is conditioned on lyrics computes the times of a song's words.
 
-`scores.py` computes a score of each token at each code, by one of two methods. `viterbi.py` finds the word times with the
-highest score. `find_way` measures the best method, layer and head on songs with known times, and stores it with the prior in
-config.json; imported models have theirs. Without a stored method, the likelihood is used for a prior with a time bias. For
-other priors, the head with the highest score of its best path in this song, the most monotone and sharp one, is chosen and
-stored.
+Source: Jukebox, section 5.3 and figure 2. `scores.py` computes a score of each token at each code, by one of two methods.
+`viterbi.py` finds the word times with the highest score. `find_way` measures the best method, layer and head on songs with
+known times, and stores it with the prior in config.json. Imported models have a stored method. Without one, a prior with a time
+bias uses the likelihood. For other priors, the head with the highest path score in this song is chosen and stored. This head
+has the most monotone and sharp attention.
 """
 
 from __future__ import annotations
@@ -41,40 +40,40 @@ from priors.registry import PRIORS
 from vqvae.codec import as_tensor
 
 SHORTEST, LONGEST, LENGTHS = 0.1, 2.0, 20  # shortest and longest word in seconds, and number of lengths tried
-BEAT, LOOSE = 0.3, 0.7  # seconds per syllable if the model has no measured pace, and deviation of the logarithm
-SPREAD = 0.3  # the same with a measured pace
-CREDIBLE = 0.2  # mean confidence; that of an instrumental recording is .06
-PLACES = 8.0  # some 256 positions, one code apart, are possible for a word
+BEAT, LOOSE = 0.3, 0.7  # without a measured pace: seconds per syllable, and deviation of the logarithm of a word's length
+SPREAD = 0.3  # deviation of the logarithm with a measured pace
+CREDIBLE = 0.2  # least mean confidence; instrumental recordings have .06
+PLACES = 8.0  # binary logarithm of the number of possible positions of a word (one code apart)
 
 
 class TimedWord(NamedTuple):
-    """A word with its line, its time in seconds, and the probability of the word against a rest (0..1)."""
+    """A word with its time in seconds."""
 
     word: str
-    line: int
+    line: int  # number of its line
     start: float
     end: float
-    confidence: float
+    confidence: float  # probability (0..1) of the word against a rest
 
 
 @dataclass(frozen=True)
 class Alignment:
-    """Words with times, words that were not found, the length of the song, and the method."""
+    """Times of the words of a song."""
 
     words: tuple[TimedWord, ...]
-    left_out: tuple[str, ...]
-    seconds: float
-    way: dict[str, Any] = field(default_factory=dict)
+    left_out: tuple[str, ...]  # words that were not found
+    seconds: float  # length of the song
+    way: dict[str, Any] = field(default_factory=dict)  # the method, as in config.json
 
     @property
     def confidence(self) -> float:
-        """The mean over all words; a word that was not found counts 0."""
+        """Mean confidence of all words. A word that was not found has confidence 0."""
         count = len(self.words) + len(self.left_out)
         return sum(word.confidence for word in self.words) / count if count else 0.0
 
     @property
     def doubt(self) -> str:
-        """A warning if the alignment is not credible; "" if it is, or without words."""
+        """Warning if the alignment is not credible. It is empty for a credible alignment, or without words."""
         if self.confidence >= CREDIBLE or not (self.words or self.left_out):
             return ""
         return (
@@ -88,17 +87,17 @@ class Alignment:
         return {"seconds": self.seconds, "way": self.way, **more, "words": words, "left_out": list(self.left_out)}
 
     def lines(self) -> list[list[TimedText]]:
-        """The words that were found, with their times, line by line."""
+        """Return the found words with their times, by line."""
         lines = sorted({word.line for word in self.words})
         return [[TimedText(*w[:1], *w[2:4]) for w in self.words if w.line == line] for line in lines]
 
     def to_lrc(self) -> str:
-        """These lines as an .lrc file."""
+        """Return the found words as the text of an .lrc file."""
         return format_lrc(self.lines())
 
 
 def confidence(gain: float) -> float:
-    """Probability of a word whose score exceeds that of a rest by so many bits, at the best of 2 ** PLACES positions."""
+    """Probability of a word at the best of 2 ** PLACES positions. Its score exceeds the score of a rest by `gain` bits."""
     return 1 / (1 + 2.0 ** min(PLACES - gain, 60.0))
 
 
@@ -106,7 +105,7 @@ def confidence(gain: float) -> float:
 
 
 def lyric_entry(model: ModelFolder) -> PriorEntry:
-    """The prior of the coarsest stream that is conditioned on lyrics, first one that scores them; UserError where none is."""
+    """Return the coarsest prior conditioned on lyrics, preferably one that can score lyrics; UserError if there is none."""
     written = (model.info.writer(stream.name) for stream in reversed(model.spec.streams))
     entries = [entry for entry in written if entry and entry.config.lyrics]
     if entries:
@@ -118,7 +117,7 @@ def lyric_entry(model: ModelFolder) -> PriorEntry:
 
 
 def lyric_prior(model: ModelFolder, device: str = "cpu") -> tuple[PriorEntry, LyricPrior]:
-    """Load that prior; UserError if it cannot score lyrics."""
+    """Load the prior of `lyric_entry`; UserError if it cannot score lyrics."""
     entry = lyric_entry(model)
     prior = model.prior(entry.name).to(device)
     if not isinstance(prior, ScoresLyrics):
@@ -130,20 +129,23 @@ def lyric_prior(model: ModelFolder, device: str = "cpu") -> tuple[PriorEntry, Ly
 
 @dataclass(frozen=True)
 class AlignmentTask:
-    """A song to align: its codes, words and pace, and the prior."""
+    """A song to align, with the prior that scores its lyrics."""
 
     prior: LyricPrior
     codes: Int[Tensor, " t"]
     prepared: PreparedSong
     words: list[Word]
-    beat: float  # seconds a syllable
-    spread: float
+    beat: float  # seconds per syllable
+    spread: float  # deviation of the logarithm of a word's length
 
     @staticmethod
     def of(model: ModelFolder, entry: PriorEntry, prior: LyricPrior, codes: Int[Tensor, " t"], song: Song) -> AlignmentTask:
-        """A song for `prior`, of the shape of `entry`; `codes` are on its device."""
+        """Prepare a song for `prior`, which belongs to `entry`. `codes` are on the prior's device.
+
+        UserError if no word has a character of the vocabulary.
+        """
         text = song.lyrics or ""
-        bare = Song(song.artist, song.genres, text, (), song.seconds)  # no times
+        bare = Song(song.artist, song.genres, text, (), song.seconds)  # without word times
         prepared = PreparedSong.of(bare, model.labels_of(entry.name), model.vocabulary, model.sample_rate)
         words, pace = words_of(prepared, text), model.labels.pace
         if not words:
@@ -171,11 +173,11 @@ class AlignmentTask:
         return LikelihoodScores(self.prior, self.codes, self.prepared, self.words, pace)
 
     def attention(self, layer: int) -> list[Scorer]:
-        """A scorer for each head of a layer."""
+        """Return a scorer for each head of a layer."""
         return AttentionScores(self.prior, self.codes, self.prepared, self.words, layer).scorers()
 
     def follow(self, scorers: Sequence[Scorer], bar: ProgressBar | None = None) -> list[Chart]:
-        """Run the search of each scorer over the windows of the song."""
+        """Run a search with each scorer over the windows of the song, and return the charts."""
         charts, done, total = [self.chart() for _ in scorers], 0, len(self.codes)
         n_ctx = self.prior.config.n_ctx
         for start in starts(total, n_ctx, n_ctx // 2):
@@ -189,14 +191,14 @@ class AlignmentTask:
         return charts
 
     def timed(self, chart: Chart) -> tuple[TimedWord, ...]:
-        """The words of the best path of a search."""
+        """Return the words of the best path of a search, with times."""
         return tuple(
             TimedWord(word.text, word.line, span.start * self.step, span.end * self.step, confidence(span.gain))
             for word, span in zip(self.words, chart.best())
         )
 
     def heads(self, bar: ProgressBar | None = None) -> list[tuple[dict[str, Any], Chart]]:
-        """Method and search of every head that attends to lyrics."""
+        """Run a search with every head that attends to lyrics, and return (method, chart) for each head."""
         return [
             ({"way": "attention", "layer": layer, "head": head}, chart)
             for layer in self.prior.lyric_layers()
@@ -204,13 +206,13 @@ class AlignmentTask:
         ]
 
     def encode_conditions(self, way: dict[str, Any], bar: ProgressBar | None = None) -> Chart:
-        """The search by one method."""
+        """Run the search with one method."""
         scorers = [self.likelihood()] if way["way"] == "likelihood" else [self.attention(way["layer"])[way["head"]]]
         return self.follow(scorers, bar)[0]
 
 
 def align(model: ModelFolder, codes: Int[Tensor, " t"], song: Song, *, device: str = "cpu") -> Alignment:
-    """Align `song.lyrics` with codes of the stream that is conditioned on lyrics; the song's word times are not read."""
+    """Align `song.lyrics` with codes of the stream of `lyric_entry`. The song's word times are not read."""
     entry, prior = lyric_prior(model, device)
     task = AlignmentTask.of(model, entry, prior, codes.to(device), song)
     way = entry.alignment or ({"way": "likelihood"} if has_time_bias(entry.config) else None)
@@ -220,7 +222,7 @@ def align(model: ModelFolder, codes: Int[Tensor, " t"], song: Song, *, device: s
             way, chart = max(task.heads(bar), key=lambda pair: pair[1].score())
             way["found"] = "the most monotone and sharp of a song"
             if chart.score() > 0:  # otherwise no head has found a word
-                with suppress(OSError):  # the model folder may be another's
+                with suppress(OSError):  # the model folder may be read-only
                     model.save_alignment(entry.name, way)
         else:
             chart = task.encode_conditions(way, bar)
@@ -231,7 +233,7 @@ def align(model: ModelFolder, codes: Int[Tensor, " t"], song: Song, *, device: s
 
 
 def codes_of_file(model: ModelFolder, path: str | Path, stream: str) -> Int[Tensor, " t"]:
-    """The codes of a recording of any length."""
+    """Encode a recording of any length to the codes of `stream`; UserError if it is shorter than one code."""
     wave, _ = sound.read(path, sample_rate=model.sample_rate, channels=model.spec.channels)
     hop = model.spec.stream(stream).hop
     if wave.shape[1] < hop:
@@ -241,7 +243,7 @@ def codes_of_file(model: ModelFolder, path: str | Path, stream: str) -> Int[Tens
 
 
 def align_file(model: ModelFolder, path: str | Path, song: Song, *, device: str = "cpu") -> Alignment:
-    """Align `song.lyrics` with a recording."""
+    """Align `song.lyrics` with a recording; UserError without lyrics."""
     if not (song.lyrics and song.lyrics.strip()):
         raise UserError(f"there are no lyrics to find in {path}; give their text")
     config = lyric_entry(model).config
@@ -251,7 +253,7 @@ def align_file(model: ModelFolder, path: str | Path, song: Song, *, device: str 
 
 
 def align_run(model: ModelFolder, run: Run, *, device: str = "cpu") -> list[Alignment]:
-    """Align each sample of a run, and write RUN/alignment.json for the page."""
+    """Align each sample of a run, and write RUN/alignment.json and the page."""
     level, found = model.spec.names.index(lyric_entry(model).config.spec.writes[0]), []
     asked, codes = run.song(), as_tensor(run.codes(level))
     for number, entry in enumerate(asked["samples"]):
@@ -267,19 +269,22 @@ def align_run(model: ModelFolder, run: Run, *, device: str = "cpu") -> list[Alig
 
 
 def misses(words: Sequence[TimedWord], true: Sequence[TimedText], seconds: float) -> Float[np.ndarray, " w"]:
-    """Error of the start of each word in seconds; a word that was not found counts as sung at the end of the song."""
+    """Error of the start of each word in seconds. A word that was not found counts as if it began at the end of the song."""
     predicted = [word.start for word in words] + [seconds] * (len(true) - len(words))
     return np.abs(np.array(predicted) - np.array([word.start for word in true]))
 
 
 def find_way(model: ModelFolder, data: str | Path, *, songs: int = 8, device: str = "cpu") -> list[dict[str, Any]]:
-    """Measure every method on held-out songs with known word times and store the best in the model folder; return all, best first."""
+    """Measure every method on songs with known word times, store the best one in the model folder, and return all, best first.
+
+    Held-out songs are preferred. UserError if no song has a time for every word.
+    """
     entry, prior = lyric_prior(model, device)
     rows = [row for row in load_manifest(data) if [t.text for t in row.word_times] == (row.lyrics or "").split() != []]
     rows = sorted(rows, key=lambda row: row.split != "test")[:songs]
     if not rows:
         raise UserError(f"no song of {data} has a time for every word; a way is found by such songs only (docs/data.md)")
-    ways: dict[str, tuple[dict[str, Any], list[np.ndarray]]] = {}  # name -> the method, and its errors by song
+    ways: dict[str, tuple[dict[str, Any], list[np.ndarray]]] = {}  # name -> (method, its errors by song)
     for row in ProgressBar(rows, desc="songs with known times", unit="song"):
         codes = codes_of_file(model, audio_path(data, row), entry.config.spec.writes[0])
         task = AlignmentTask.of(model, entry, prior, codes.to(device), song_of(row))

@@ -1,13 +1,13 @@
-"""Scores in bits of each lyric token at each code of a song, by a prior. There are two methods:
+"""Scores in bits of each lyric token at each code of a song, computed by a prior with one of two methods.
 
-    attention   attention of a head of a cross or prime layer to a token relative to the mean over tokens. The song
-                is processed in windows, as in sampling; the tokens of a window are mapped to the whole text.
-    likelihood  likelihood of the code if this token is sung at every step. For priors whose attention has a
-                time bias: each token in turn is placed at the current time, its neighbours before and after it at the pace of
-                singing, and all placements form one batch.
+    attention   attention of a head of a cross or prime layer to a token, relative to the mean over tokens. The song is
+                processed in windows, as in sampling. The tokens of a window are mapped to the whole text.
+    likelihood  likelihood of the codes if this token is sung at every step. This method is for priors with a time bias in
+                their attention. Each token in turn is placed at the current time. Its neighbours are placed before and after
+                it at the pace of singing. All placements form one batch.
 
-The song's times are not an input. A head with a time bias attends to the given times and would only return them; without times
-it has not learned to attend. LikelihoodScores tries all times, and the codes decide.
+The times of the song are not an input. A head with a time bias attends to the given times and would only return them. Without
+times such a head has not learned to attend. `LikelihoodScores` tries all times and compares the likelihoods of the codes.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ FLOOR = 6.0  # lowest attention score of a token, bits
 
 
 class LyricPrior(ScoresLyrics, Protocol):
-    """A prior that scores lyrics, with its configuration."""
+    """A prior that can score lyrics, and its configuration."""
 
     config: Any  # a PriorConfig
 
 
 def has_time_bias(config: Any) -> bool:
-    """Whether a prior's attention to lyrics depends on the seconds to each token, as `nll_at_distance` supposes."""
+    """Whether a prior's attention to lyrics depends on the seconds to each token. `nll_at_distance` requires this."""
     return bool(getattr(getattr(config, "trunk", None), "time_bias", False))
 
 
 class Word(NamedTuple):
-    """A word of the lyrics, the number of its line, and its tokens: `first` to `last`, exclusive."""
+    """A word of the lyrics with the number of its line. Its tokens are `first` to `last` (exclusive)."""
 
     text: str
     line: int
@@ -52,7 +52,7 @@ class Word(NamedTuple):
 
 
 def words_of(song: PreparedSong, text: str) -> list[Word]:
-    """The words of a text with at least one character in the vocabulary."""
+    """Return the words of a text that have at least one character in the vocabulary."""
     found, at = [], 0
     for number, line in enumerate(text.split("\n")):
         for word in line.split():
@@ -65,11 +65,11 @@ def words_of(song: PreparedSong, text: str) -> list[Word]:
 
 
 Scorer = Callable[[int, int, int, int], tuple[np.ndarray, list[np.ndarray]]]
-# (window's start, first new code, first word, last word) -> scores of rests (t, w) and of each word's tokens (t, l)
+# (start of the window, first new code, first word, last word) -> scores of rests (t, w) and of each word's tokens (t, l)
 
 
 class LikelihoodScores:
-    """Scores by the prior's likelihood of the codes, with each token in turn sung at every step."""
+    """Scores from the prior's likelihood of the codes if a token is sung at every step, for each token in turn."""
 
     def __init__(self, prior: LyricPrior, codes: Int[Tensor, " t"], song: PreparedSong, words: Sequence[Word], pace: float):
         self.prior, self.codes, self.song, self.words, self.pace = prior, codes, song, words, pace
@@ -86,7 +86,7 @@ class LikelihoodScores:
 
     @torch.no_grad()
     def bits(self, start: int, codes: Int[Tensor, " t"], playheads: Sequence[tuple[float, float]]) -> Float[np.ndarray, "p t"]:
-        """Bits of each code of a window for every hypothesis: a position in the lyrics, and added seconds of distance."""
+        """Return the bits of each code of a window for every playhead: (position in the lyrics, seconds added to distances)."""
         size = max(1, 8192 // len(codes))
         bare = replace(self.song, ids=self.song.ids[:0], seconds=self.song.seconds[:0])
         parts = []
@@ -100,7 +100,7 @@ class LikelihoodScores:
         return torch.cat(parts).cpu().numpy()
 
     def around(self, place: float, extra: float) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-        """The tokens around a position in the text, and their distances in seconds; padding is on the left, as elsewhere."""
+        """Return the tokens around a position in the text, and their distances in seconds, with padding on the left."""
         n, count = self.prior.config.n_tokens, len(self.song.ids)
         first = min(max(int(place) - n // 2, 0), max(count - n, 0))
         ids = torch.from_numpy(self.song.ids[first : first + n])
@@ -110,17 +110,17 @@ class LikelihoodScores:
 
 
 class AttentionScores:
-    """Scores by the attention of one layer's heads; tokens outside the window of lyrics have the lowest score."""
+    """Scores from the attention of the heads of one layer. Tokens outside the window of lyrics have the lowest score."""
 
     def __init__(self, prior: LyricPrior, codes: Int[Tensor, " t"], song: PreparedSong, words: Sequence[Word], layer: int):
         self.prior, self.codes, self.song, self.words, self.layer = prior, codes, song, words, layer
         self.window: tuple[int, np.ndarray] = (-1, np.zeros(0))
 
     def scores(self, start: int) -> Float[np.ndarray, "h t n"]:
-        """Attention of each head to each token of the text relative to the mean over tokens, in bits, for one window."""
+        """Return, for one window, the attention of each head to each token of the text, in bits relative to the mean."""
         if self.window[0] != start:
             config, count = self.prior.config, len(self.song.ids)
-            numbered = replace(self.song, ids=np.arange(1, count + 1))  # marks the tokens in the window
+            numbered = replace(self.song, ids=np.arange(1, count + 1))  # the window returns indices of its tokens
             places = window_conditions(numbered, config, start)
             cond = window_conditions(self.song, config, start).to(self.codes.device)
             weights = self.prior.lyric_attention(self.codes[None, start : start + config.n_ctx], cond, self.layer)[0]
@@ -133,7 +133,7 @@ class AttentionScores:
         return self.window[1]
 
     def scorers(self) -> list[Scorer]:
-        """One scorer per head."""
+        """Return a scorer for each head."""
         return [partial(self._score, head) for head in range(len(self.scores(0)))]
 
     def _score(self, head: int, start: int, done: int, first: int, last: int) -> tuple[np.ndarray, list[np.ndarray]]:

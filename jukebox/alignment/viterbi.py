@@ -1,11 +1,12 @@
 """Viterbi search over whole words: word times from the scores of their characters at each step.
 
-A song is rest, word, rest, word, .. in the order of the text; a rest may be empty. A word has one of several lengths, and its
-characters divide it evenly, as in training (`data_prep.align.character_seconds`). The score of a path is the sum over its steps
-minus the cost of each word's length. The best path is found exactly among the reachable words. It may end before the text does.
+A song is a sequence rest, word, rest, word, .. in the order of the text. A rest may be empty. A word has one of several
+lengths, and its characters have equal durations, as in training (`data_prep.align.character_seconds`). The score of a path is
+the sum of the scores of its steps, minus the cost of each word's length. The search is exact among the reachable words. The
+best path may end before the end of the text.
 
-Notable: time is processed in blocks, and only words whose score is within `beam` of the best are kept. So time and memory grow
-linearly with the length of the song, and no step is visited twice.
+Notable: the search processes time in blocks, and it keeps only words with a score within `beam` of the best score. So time and
+memory grow linearly with the length of the song, and each step is visited once.
 """
 
 from __future__ import annotations
@@ -21,45 +22,47 @@ HURRY = 4.0  # largest cost of a word's length in bits during the search
 
 
 class WordSpan(NamedTuple):
-    """A word: first step, last step (exclusive), and its score relative to a rest in its place."""
+    """The steps of a word."""
 
     start: int
-    end: int
-    gain: float
+    end: int  # exclusive
+    gain: float  # score of the word minus the score of a rest in its place
 
 
 class Ends(NamedTuple):
-    """For a word that ends after each step of a block: best score so far, its length, its gain."""
+    """The best path that ends a word after each step of a block."""
 
-    score: Float[np.ndarray, " t"]
-    length: Int[np.ndarray, " t"]
-    gain: Float[np.ndarray, " t"]
+    score: Float[np.ndarray, " t"]  # of the path so far
+    length: Int[np.ndarray, " t"]  # of the word, in steps
+    gain: Float[np.ndarray, " t"]  # of the word
 
 
 class Gap:
-    """The rest before a word (or after the last): its score by step, and the predecessor of each step."""
+    """The rest before a word (or after the last word): score and predecessor of each step."""
 
     def __init__(self, reach: int, tokens: int):
-        self.score = np.full(reach + 1, -np.inf)  # the last steps up to now; earlier ones are no longer needed
+        self.score = np.full(reach + 1, -np.inf)  # of the last steps; earlier steps are no longer needed
         self.sums = np.zeros((reach + 1, tokens + 1))  # running sums of the scores of the next word's characters, and of rests
-        # first step of a block -> steps at which it was entered, and predecessors
+        # first step of a block -> the step at which the rest was entered (by step), and the ends of the previous word
         self.entered: dict[int, tuple[np.ndarray, Ends]] = {}
 
     def word_before(self, at: int) -> WordSpan:
-        """The word before the rest that contains step `at`."""
+        """Return the word before the rest that contains step `at`."""
         first = max(start for start in self.entered if start < at)
         entered, ends = self.entered[first]
         step = int(entered[at - first - 1])
-        if not step:  # it was entered in an earlier block
+        if not step:  # the rest was entered in an earlier block
             return self.word_before(first)
         return WordSpan(first + step - int(ends.length[step - 1]), first + step, float(ends.gain[step - 1]))
 
 
 class Chart:
-    """Scores of all paths so far.
+    """Scores of all paths up to the current step.
 
-    Words are given by their numbers of characters. `lengths` (ascending) are the possible lengths in steps, `costs` the cost of
-    each length for each word.
+    tokens: number of characters of each word
+    lengths: possible lengths of a word in steps, ascending
+    costs: cost of each length for each word
+    beam: largest difference to the best score at which a word is kept
     """
 
     def __init__(self, tokens: Sequence[int], lengths: Sequence[int], costs: Float[np.ndarray, "w d"], beam: float = 150.0):
@@ -74,9 +77,10 @@ class Chart:
         return Gap(self.reach, self.tokens[word] if word < len(self.tokens) else 0)
 
     def alive(self, steps: int) -> tuple[int, int]:
-        """First and last word, exclusive, that can be sung within the next `steps`, at twice the usual pace at most.
+        """Return the first and last word (exclusive) that can be sung within the next `steps`.
 
-        The next word may have begun already, so any step may be its end.
+        Each word has at least its shortest length of low cost (HURRY). The next word may have begun before, so it may end at
+        any step.
         """
         scores = {number: gap.score[-1] for number, gap in self.gaps.items()}
         best = max(scores.values())
@@ -85,7 +89,12 @@ class Chart:
         return min(good), min(len(self.tokens), max(good) + 2 + soon)
 
     def extend(self, first: int, rests: Float[np.ndarray, "t w"], words: Sequence[Float[np.ndarray, "t l"]]) -> None:
-        """Add steps: scores of the characters of the words from `first` on, and of the rests before each and after the last."""
+        """Extend all paths by a block of steps.
+
+        first: the first word of the block
+        rests: scores of the rest before each word, and after the last word of the text if the block reaches it
+        words: scores of the characters of each word
+        """
         steps, last = len(rests), first + rests.shape[1]
         self.past |= {number: gap for number, gap in self.gaps.items() if number < first}
         self.gaps = {number: gap for number, gap in self.gaps.items() if first <= number < last}
@@ -95,27 +104,27 @@ class Chart:
             self._rest(gap, rests[:, i], ends)
             if i < len(words):
                 ends = self._word(gap, np.column_stack([words[i], rests[:, i]]), self.costs[first + i])
-            gap.score = gap.score[-self.reach - 1 :]  # steps older than the longest word are dropped
+            gap.score = gap.score[-self.reach - 1 :]  # drops steps older than the longest word
         self.now += steps
 
     def _rest(self, gap: Gap, rest: Float[np.ndarray, " t"], ends: Ends) -> None:
-        """The scores of a rest: entered at the end of the previous word, then continued."""
+        """Add the block's scores to a rest: paths enter it at an end of the previous word, or continue it."""
         resting = np.concatenate([[0.0], np.cumsum(rest)])
         gain = np.concatenate([gap.score[-1:], ends.score]) - resting
         best = np.maximum.accumulate(gain)
         new = np.concatenate([[True], gain[1:] > best[:-1]])
-        entered = np.maximum.accumulate(np.where(new, np.arange(len(gain)), 0))  # 0: it was in the rest before this block
+        entered = np.maximum.accumulate(np.where(new, np.arange(len(gain)), 0))  # 0: entered before this block
         gap.entered[self.now] = (entered[1:].astype(np.int32), ends)
         gap.score = np.concatenate([gap.score, (best + resting)[1:]])
 
     def _word(self, gap: Gap, scores: Float[np.ndarray, "t l"], costs: Float[np.ndarray, " d"]) -> Ends:
-        """Scores of the ends of the word after a rest, from the scores of its characters and, last, of the rest."""
+        """Return the ends of the word after a rest. The columns of `scores` are the word's characters and, last, the rest."""
         steps, count = len(scores), scores.shape[1] - 1
         sums = np.concatenate([gap.sums, gap.sums[-1] + np.cumsum(scores, axis=0)])
         ends = Ends(np.full(steps, -np.inf), np.zeros(steps, int), np.zeros(steps))
         for length, cost in zip(self.lengths, costs, strict=True):
             edges = np.round(np.linspace(0, length, count + 1)).astype(int)
-            start = self.reach + 1 - length  # row of `sums` at which a word that ends with the first new step begins
+            start = self.reach + 1 - length  # row of `sums` for the first step of a word that ends with the first new step
             rows = sums[start:]
             sung = sum(
                 (rows[last:][:steps, i] - rows[first:][:steps, i] for i, (first, last) in enumerate(pairwise(edges))),
@@ -129,7 +138,7 @@ class Chart:
         return ends
 
     def best(self) -> list[WordSpan]:
-        """The words of the best path, up to the last one that is reached."""
+        """Return the words of the best path, up to the last word that the path reaches."""
         gaps = self.past | self.gaps
         number = max(self.gaps, key=lambda n: self.gaps[n].score[-1])
         at, found = self.now, []
@@ -140,5 +149,5 @@ class Chart:
         return found[::-1]
 
     def score(self) -> float:
-        """The score of the best path so far."""
+        """Return the score of the best path so far."""
         return float(max(gap.score[-1] for gap in self.gaps.values()))

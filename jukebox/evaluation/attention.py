@@ -1,18 +1,18 @@
 """Attention of a prior to the lyrics, compared with the true times of the words.
 
-The score is the share of sung steps whose most attended token is of the word being sung (`metrics.alignment_score`). The best
-head of any layer with lyrics is chosen on half of the songs and scored on the other half. Every control (`ATTENTION_CONTROLS`)
-chooses its best head in the same way:
+The score is the share of sung steps at which the most attended token belongs to the word being sung
+(`metrics.alignment_score`). The best head of any layer with lyrics is chosen on half of the songs and scored on the other half.
+Every control (`ATTENTION_CONTROLS`) chooses its best head in the same way:
 
     times shuffled          the true characters with shuffled times
-    another song            characters and times of another song, character i in place of character i of the true window
+    another song            characters and times of another song; its character i replaces character i of the true window
     no times                the true characters without times: the time bias is off, only codes and characters remain
     untrained               an untrained network of the same shape with the times: the effect of the time bias alone
-    untrained, line times   both get the start and end of each line only, as in an .lrc file
-    untrained, no times     neither gets times
+    untrained, line times   trained and untrained network get only the start and end of each line, as in an .lrc file
+    untrained, no times     neither network gets times
 
-Notable: a prior that gets the time of each word follows the words by its bias, by design, and an untrained one does too.
-Learned attention is measured with coarse times, because within a line only the audio identifies the word.
+Notable: a prior with a time bias and the time of each word attends to the right words by design, even if it is untrained. So
+learned attention is measured with the times of lines. Within a line only the audio identifies the word.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from priors.spec import PriorConfig
 
 
 class AttentionWindow(NamedTuple):
-    """Conditions of a window, and the mask of its tokens of the word sung at each step."""
+    """Conditions of a window, and a mask: `sung` is true if token n belongs to the word that is sung at step t."""
 
     conditions: Conditions
     sung: Bool[Tensor, "t n"]
@@ -54,20 +54,20 @@ class AttentionWindow(NamedTuple):
         return self.conditions.lyrics
 
     def given(self, lyrics: Lyrics) -> AttentionWindow:
-        """The same window with other lyrics as the condition."""
+        """Return this window with other lyrics as the condition."""
         return self._replace(conditions=replace(self.conditions, lyrics=lyrics))
 
 
 class Best(NamedTuple):
-    """The head that follows the words best on half of the songs, and its score in every window of the other half."""
+    """The head with the highest alignment score on half of the songs."""
 
     layer: int
     head: int
-    scores: Float[np.ndarray, " w"]
+    scores: Float[np.ndarray, " w"]  # in the windows of the other half
 
 
 def by_lines(song: Song) -> Song:
-    """The same song with the times of an .lrc file: start and end of each line."""
+    """Return the song with the times of an .lrc file: start and end of each line instead of each word."""
     text, at, lines = song.lyrics or "", 0, []
     spans = word_seconds(text, song.word_times)
     for line in text.splitlines(keepends=True):
@@ -79,9 +79,12 @@ def by_lines(song: Song) -> Song:
 
 
 def tokens_sung(song: Song, prepared: PreparedSong, config: PriorConfig, start: int) -> Bool[Tensor, "t n"]:
-    """Mask of the tokens of a window of `prepared` that are of the word sung at each step in `song`."""
+    """Mask of the tokens of a window of `prepared` that belong to the word that is sung in `song` at each step.
+
+    The window begins at frame `start`.
+    """
     spans = word_seconds(song.lyrics or "", song.word_times)[prepared.tokens.positions]  # (characters of the song, 2)
-    numbers = np.arange(1, len(spans) + 1)  # indices in place of characters identify those in the window
+    numbers = np.arange(1, len(spans) + 1)  # indices in place of characters: the window returns the indices of its tokens
     window = window_conditions(replace(prepared, ids=numbers), config, start).lyrics
     assert window is not None
     begin, end = np.concatenate([spans, [[np.nan, np.nan]]])[window.ids[0].numpy() - 1].T  # padding uses the last row
@@ -93,7 +96,7 @@ def best_head(
     prior: ScoresLyrics, codes: Int[Tensor, "w t"], read: Sequence[AttentionWindow], choosing: Bool[np.ndarray, " w"],
     batch: int = 4,
 ) -> Best:  # fmt: skip
-    """Choose the head with the highest alignment score on the windows `choosing`, and score it on the others."""
+    """Choose the head with the highest alignment score on the windows `choosing`, and score this head on the other windows."""
     found, device = [], device_of(prior)
     for layer in prior.lyric_layers():
         parts = []
@@ -112,7 +115,7 @@ def attention_windows(
     songs: Sequence[Song], read: Sequence[Song], labels: Labels, vocabulary: Vocabulary, config: PriorConfig,
     windows: Sequence[HeldOutWindow],
 ) -> list[AttentionWindow]:  # fmt: skip
-    """Every window with the conditions of the songs `read` and the true words of the `songs`."""
+    """Return each window with the conditions of its song in `read` and the true words of its song in `songs`."""
     prepared = [PreparedSong.of(song, labels, vocabulary, config.sample_rate) for song in read]
     return [
         AttentionWindow(window_conditions(prepared[w.song], config, w.start), tokens_sung(songs[w.song], prepared[w.song], config, w.start))
@@ -124,12 +127,12 @@ def attention_windows(
 
 
 class TimedWindows(NamedTuple):
-    """Windows with their own lyrics, with those of another song, and with times of lines in place of words."""
+    """Windows with three kinds of lyrics."""
 
     config: PriorConfig
-    own: list[AttentionWindow]
-    others: list[AttentionWindow]
-    coarse: list[AttentionWindow]
+    own: list[AttentionWindow]  # lyrics of the song
+    others: list[AttentionWindow]  # lyrics of another song
+    coarse: list[AttentionWindow]  # lyrics of the song with times of lines
 
     def have_bias(self) -> bool:
         return has_time_bias(self.config)
@@ -147,7 +150,7 @@ class TimedWindows(NamedTuple):
         return [t.given(t.lyrics._replace(seconds=torch.full_like(t.lyrics.seconds, torch.nan))) for t in self.own]
 
     def shuffled_times(self, rng: np.random.Generator) -> list[AttentionWindow]:
-        """The same characters, the known times shuffled among them."""
+        """Return the windows with the same characters, and with their known times shuffled."""
         shuffled = []
         for t in self.own:
             seconds, known = t.lyrics.seconds.clone(), ~t.lyrics.seconds.isnan()
@@ -170,14 +173,14 @@ def alignment_figures(
     prior: Prior, songs: Sequence[Song], labels: Labels, vocabulary: Vocabulary,
     windows: Sequence[HeldOutWindow], codes: Int[Tensor, "w t"], seed: int,
 ) -> dict | None:  # fmt: skip
-    """Scores and controls over windows of codes, ready for json; empty if fewer than two songs have word times.
+    """Return scores and controls over windows of codes, for json.
 
-    It is also empty for a prior whose attention to lyrics cannot be read.
+    None if fewer than two songs have word times, or if the prior does not return its attention to lyrics.
     """
     config, known = prior.config, (labels, vocabulary, prior.config)
     given = attention_windows(songs, songs, *known, windows)
     coarse = attention_windows(songs, [by_lines(s) for s in songs], *known, windows)
-    timed = [all(len(time.text.split()) == 1 for time in song.word_times) for song in songs]  # words, not lines
+    timed = [all(len(time.text.split()) == 1 for time in song.word_times) for song in songs]  # times of words, not of lines
     kept = [i for i, w in enumerate(windows) if timed[w.song] and given[i].sung.any() and coarse[i].sung.any()]
     order = sorted({windows[i].song for i in kept})
     if len(order) < 2 or not isinstance(prior, ScoresLyrics):

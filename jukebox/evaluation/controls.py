@@ -1,18 +1,19 @@
-"""Controls: negative controls for the figures of a prior on held-out windows, one list per kind of figure.
+"""Negative controls for the figures of a prior on held-out windows. Each kind of figure has a list of controls.
 
-A `Control` is a name and a function that replaces one condition of the windows by a false one. An additional entry in a list is
-an additional control in `jukebox evaluate`, in its tables and in the ablations. `CONTROLS` are those of bits per code:
+A `Control` has a name and a function that replaces one condition of the windows by a false one. A new entry in a list appears
+in `jukebox evaluate`, in its tables and in the ablations. `CONTROLS` are the controls of bits per code:
 
     lyrics          characters and times of another song
     letters         characters of another song at the true times (the strict control)
-    plain           the true text placed by line and beat, without times, against another song's text placed in the same way
-    labels          another artist and another genre; artist, genre: one of the two
-    timing          another place in another song
+    plain           text of another song, compared with the true text; both are placed by line and beat, without word times
+    labels          another artist and another genre
+    artist, genre   another artist; another genre
+    timing          timing of another window
     above           codes of the level above from another song
 
 `HALF_KNOWN_CONTROLS` are for a prior that inpaints or has no likelihood. The controls of attention are in `attention.py`. A
-control is used if it `applies`. All use one generator in the order of the list, so append new ones to keep the figures of the
-others.
+control is used if it `applies`. All controls of a list use one generator in the order of the list. So append a new control at
+the end, to keep the figures of the other controls.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ Windows = TypeVar("Windows")
 
 @dataclass(frozen=True)
 class Control(Generic[Windows]):
-    """A control: conditions from `corrupt` with a generator, compared with those from `truth` (None: the true conditions).
+    """Compares the conditions from `corrupt` with the conditions from `truth` (None: the true conditions).
 
-    If `untrained`, the control is measured on an untrained network of the same shape.
+    Both functions take the windows and a generator. With `untrained`, the control is measured on an untrained network of the
+    same shape.
     """
 
     name: str
@@ -57,7 +59,7 @@ def has_lyrics(given: PriorWindows) -> bool:
 
 
 def words(given: PriorWindows, rng: np.random.Generator, other: bool = True, placed: bool = False) -> OfWindows:
-    """Lyrics of the same or another song, with their times or placed by line and beat."""
+    """Return conditions with the lyrics of another song or of the same song, with word times or placed by line and beat."""
     texts = given.placed() if placed else given.songs
 
     def song(w: HeldOutWindow) -> PreparedSong:
@@ -68,7 +70,7 @@ def words(given: PriorWindows, rng: np.random.Generator, other: bool = True, pla
 
 
 def other_characters(given: PriorWindows, rng: np.random.Generator) -> OfWindows:
-    """Another song's characters at the true song's times."""
+    """Return conditions with the characters of another song at the times of the true song."""
     return [_at_true_times(f, t) for f, t in zip(words(given, rng), given.conditions(), strict=True)]
 
 
@@ -110,7 +112,7 @@ def shuffled_timing(given: PriorWindows, rng: np.random.Generator) -> OfWindows:
 
 
 def another_song(given: PriorWindows, rng: np.random.Generator) -> OfWindows:
-    """All conditions and the streams it reads from another song."""
+    """Return all conditions, and the stream that the prior reads, of another song."""
     return given.conditions(lambda w: given.songs[w.other], lambda w: w.other)
 
 

@@ -1,8 +1,8 @@
-"""Features of a song: hidden states of a prior, for music research (tags, keys, emotions, from few examples).
+"""Features of a song for music research: hidden states of a prior. Few examples suffice to learn tags, keys or emotions.
 
-The song is encoded, and the prior reads its codes in adjacent windows of n_ctx. The last window ends with the song and adds
-only the missing steps. Row i is the residual stream after `layer` blocks at step i. It is conditioned on the codes before i and
-on timing, but not on artist, genre or lyrics.
+The song is encoded, and the prior reads the codes in adjacent windows of n_ctx. The last window ends with the song and adds
+only the missing steps. Row i is the residual stream after `layer` blocks at step i. The row is conditioned on the codes before
+step i and on timing, but not on artist, genre or lyrics.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from priors.prior import HasHiddenStates
 
 @dataclass(frozen=True)
 class Features:
-    """Hidden states (t w) and the middle of each step in seconds (t); pooled, one row and no seconds."""
+    """Hidden states (t w), and the middle of each step in seconds (t). Pooled features have one row and no times."""
 
     states: Float[np.ndarray, "t w"]
     seconds: Float[np.ndarray, " t"]
 
 
 def feature_windows(total: int, n_ctx: int) -> list[tuple[int, int]]:
-    """(start of the window, first step that it contributes) for windows that cover every step of `total` once."""
+    """Return windows that cover each of `total` steps once: (start of the window, first step that the window contributes)."""
     starts = [(start, start) for start in range(0, total - n_ctx + 1, n_ctx)]
     given = starts[-1][0] + n_ctx if starts else 0
     return starts + ([(max(0, total - n_ctx), given)] if given < total else [])
@@ -41,7 +41,13 @@ def feature_windows(total: int, n_ctx: int) -> list[tuple[int, int]]:
 def hidden_states(
     model: ModelFolder, path: str | Path, level: int, layer: int, *, pool: str = "mean", device: str = "cpu"
 ) -> Features:
-    """The states of the prior of `level` after `layer` blocks (0: its inputs) over a recording; pool "mean" or "none"."""
+    """Compute the hidden states of the prior of `level` for a recording.
+
+    layer: blocks before the states; 0 takes the inputs of the prior
+    pool: "mean" averages the states over the recording, "none" keeps all steps
+
+    UserError if the model has no such prior, the prior has no hidden states, or the recording is too short.
+    """
     levels = model.info.levels_with_prior
     entry = model.info.writer(model.info.stream(level).name) if level in levels else None
     if entry is None:
@@ -65,7 +71,7 @@ def hidden_states(
         above = None
         if spec.reads:
             need = config.n_ctx // config.ratio
-            start = start // config.ratio * config.ratio  # the window begins with a code above
+            start = start // config.ratio * config.ratio  # align the window with the frames of the stream above
             coarse = codes[spec.reads[0]][start // config.ratio :][:need].numpy()
             above = np.pad(coarse, (0, need - len(coarse)), mode="edge")
         cond = window_conditions(song, config, start, above).to(torch.device(device))

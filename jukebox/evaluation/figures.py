@@ -1,13 +1,14 @@
 """Evaluation of a model on held-out songs; every figure has a control.
 
-codec    spectral convergence in dB of each stream and of the same network untrained; share and entropy of the codebook's use;
-         effective dimension of latents (far below their width they have collapsed); errors by band, at several gains and in
-         silence, with upsampling tones (`fidelity.py`)
-priors   bits per code under the true conditions and under false ones, window by window, in pairs (`controls.py`: `CONTROLS`);
-         of a prior that inpaints, or has no likelihood: bits, or its loss, where half of the frames are known
-A difference is control minus truth, so positive means that the condition helps. Its standard errors are over windows and over
-songs. The unigram entropy is that of the held-out codes, the lower bound for a prior without context. Attention to the words is
-measured in `jukebox/evaluation/attention.py`.
+codec    Spectral convergence in dB of each stream. Control: the same network untrained. Share of codes used, and entropy of
+         the codes. Effective dimension of latents: a value far below their width means collapse. Errors by band, at several
+         gains and in silence, and upsampling tones (`fidelity.py`).
+priors   Bits per code of each window under true conditions, paired with bits under false ones (`controls.py`: `CONTROLS`).
+         For a prior that inpaints or has no likelihood: bits or loss if half of the frames are known.
+
+A difference is control minus true, so a positive difference means that the condition helps. Standard errors are over windows
+and over songs. The unigram entropy is the entropy of the held-out codes: the lower bound for a prior without context.
+`jukebox/evaluation/attention.py` measures the attention to lyrics.
 """
 
 from __future__ import annotations
@@ -41,13 +42,16 @@ from priors.prior import Batch, Mask, Prior, ScoresLyrics, Sequences
 from vqvae.codec import as_tensor, effective_dimension
 
 REFERENCE_SECONDS = 20.0  # seconds of each training song for the Frechet distance
-HALF_KNOWN_WINDOWS = 24  # largest number of windows; a window of all streams is slow
+HALF_KNOWN_WINDOWS = 24  # largest number of windows, because a window of all streams is slow
 
 # ---- the codec
 
 
 def codec_figures(model: ModelFolder, held: HeldOut, seconds: float = 10.0) -> dict[str, dict[str, float]]:
-    """Level -> reconstruction of its stream, trained and untrained, and the use of its codebook, or the dimension of its latents."""
+    """Return the figures of the reconstruction by level, with an untrained codec as control.
+
+    A stream of codes adds the use of the codebook. A stream of latents adds the effective dimension.
+    """
     figures = {}
     for name in model.decodable_streams():
         trained, stream, unit = model.codec([name]), model.spec.stream(name), model.spec.unit
@@ -87,7 +91,7 @@ def _all_codes(held: HeldOut, stream: str) -> Tensor:
 
 @torch.no_grad()
 def window_bits(prior: Prior, codes: Tensor, conditions: Sequence[Conditions], batch: int = 8) -> Float[np.ndarray, " n"]:
-    """Bits per code of every window (n t) of the one stream that a prior with a likelihood writes."""
+    """Bits per code of each window of `codes` (n, t). The prior writes one stream and has a likelihood."""
     (stream,), parts, device = prior.spec.writes, [], device_of(prior)
     for i in range(0, len(codes), batch):
         bits = prior.nll({stream: codes[i : i + batch].to(device)}, stack(conditions[i : i + batch]).to(device))
@@ -100,12 +104,12 @@ def window_bits(prior: Prior, codes: Tensor, conditions: Sequence[Conditions], b
 def window_cost(
     prior: Prior, sequences: Sequences, known: Mask, conditions: Sequence[Conditions]
 ) -> tuple[str, Float[np.ndarray, " n"]]:
-    """("bits", those of the unknown frames of every window), or ("loss", ..) where the prior has no likelihood."""
+    """Return ("bits", mean bits of the unknown frames of each window), or ("loss", losses) if the prior has no likelihood."""
     costs, measure, device = [], "bits", device_of(prior)
     for i, cond in enumerate(conditions):
         window, mask = ({stream: x[i : i + 1] for stream, x in each.items()} for each in (sequences, known))
         batch = Batch(window, cond, mask).to(device)
-        with torch.random.fork_rng(devices=[]):  # noise in a loss: the same under every condition
+        with torch.random.fork_rng(devices=[]):  # the noise in a loss is the same under all conditions
             torch.manual_seed(i)
             if (bits := prior.nll(batch.sequences, batch.cond, batch.known)) is None:
                 measure = "loss"
@@ -116,7 +120,10 @@ def window_cost(
 
 
 def prior_figures(model: ModelFolder, held: HeldOut, name: str, count: int, seed: int, device: str = "cpu") -> dict:
-    """Bits per code of one prior under true and false conditions, or `half_known_figures`, by its kind."""
+    """Return bits per code of one prior under true and false conditions, or `half_known_figures`.
+
+    `half_known_figures` are for priors that inpaint, write several streams or have no likelihood.
+    """
     prior, labels = model.prior(name).to(device), model.labels_of(name)
     config, (stream, *others) = prior.config, prior.config.spec.writes
     drawn = PriorWindows.draw(model, config, held, count, seed, labels)
@@ -128,7 +135,7 @@ def prior_figures(model: ModelFolder, held: HeldOut, name: str, count: int, seed
     songs = [song_of(row) for row in held.rows]
     given = (prior, songs, labels, model.vocabulary, drawn.windows, codes, seed)
     alignment = alignment_figures(*given) if config.lyrics and isinstance(prior, ScoresLyrics) else None
-    # of a frame
+    # in bits per frame, over all books of a frame
     entropy = written.books * metrics.codebook_use(_all_codes(held, stream), written.bins)[1] if written.bins else None
     return {**figures, "unigram_bits": entropy, "alignment": alignment}
 
@@ -144,7 +151,7 @@ def control_figures(
     controls: Sequence[Control[PriorWindows]], drawn: PriorWindows, cost: Callable[[list[Conditions]], tuple[str, np.ndarray]],
     rng: np.random.Generator,
 ) -> dict:  # fmt: skip
-    """Bits or loss of windows under their true conditions, compared with each control that applies."""
+    """Return the bits or the loss of windows under their true conditions, compared with each control that applies."""
     measure, costs = cost(drawn.conditions())
     mean, error = metrics.mean_and_error(costs)
     songs, figures = [window.song for window in drawn.windows], {}
@@ -158,7 +165,10 @@ def control_figures(
 
 
 def half_known_figures(prior: Prior, drawn: PriorWindows, seed: int) -> dict:
-    """Bits or loss where half of the frames of each stream written are known: the first half, or any for prompt "any"."""
+    """Return bits or loss if half of the frames of each written stream are known.
+
+    Known frames are the first half, or random frames for a prior with prompt "any".
+    """
     drawn, rng = replace(drawn, windows=drawn.windows[:HALF_KNOWN_WINDOWS]), torch.Generator().manual_seed(seed)
     sequences, known = drawn.sequences(), {}
     for stream, x in sequences.items():
@@ -169,26 +179,29 @@ def half_known_figures(prior: Prior, drawn: PriorWindows, seed: int) -> dict:
     return {**control_figures(HALF_KNOWN_CONTROLS, drawn, cost, others), "alignment": None}
 
 
-# ---- all of it
+# ---- all figures of a model
 
 
 def evaluate_model(
     model: ModelFolder, data: Path, *, windows: int = 96, songs: int = 16, seed: int = 0, device: str = "cpu"
 ) -> dict:
-    """Every figure of a model on the held-out songs of a data folder, ready for json; priors run on `device`, codecs on the CPU."""
+    """Compute all figures of a model on the held-out songs of a data folder, for json.
+
+    Priors run on `device`, codecs on the CPU.
+    """
     held = hold_out(model, data, songs)
     figures: dict = {
         "songs": len(held.rows), "seconds": float(sum(w.shape[1] for w in held.waves) / model.sample_rate), "seed": seed,
         "codec": codec_figures(model, held), "priors": {},
     }  # fmt: skip
     for name in sorted(model.info.priors, reverse=True):
-        key = name[6:] if re.fullmatch(r"prior_\d+", name) else name  # the prior of a level: its number
+        key = name[6:] if re.fullmatch(r"prior_\d+", name) else name  # the prior of a level has its number as key
         figures["priors"][key] = prior_figures(model, held, name, windows, seed, device)
     return figures
 
 
 def tables(figures: dict) -> str:
-    """The figures as two plain tables."""
+    """Format the figures as plain tables: codec, fidelity, priors and attention."""
     codec: list[list[object]] = [["codec", "SC dB", "se", "untrained dB", "codes used", "entropy bits", "dimensions"]]
     for level, f in sorted(figures["codec"].items()):
         used = f"{f['codes_used']:.0%}" if "codes_used" in f else None
@@ -207,7 +220,7 @@ def tables(figures: dict) -> str:
 
 
 def _prior_rows(name: str, f: dict[str, Any]) -> list[list[object]]:
-    """Rows of the table of priors; if its columns hold a loss instead of bits, the condition is marked."""
+    """Return a prior's rows of the table. If the values are a loss instead of bits, the name of the condition states this."""
     rows: list[list[object]] = []
     measure, what = ("bits", "") if "bits" in f else ("loss", ", loss")
     if (entropy := f.get("unigram_bits")) is not None:
@@ -219,7 +232,7 @@ def _prior_rows(name: str, f: dict[str, Any]) -> list[list[object]]:
 
 
 def alignment_table(level: str, figures: dict) -> str:
-    """The scores of one prior's attention to its lyrics."""
+    """Format the scores of one prior's attention to lyrics as a plain table."""
     rows: list[list[object]] = [["attention beside control", "on the word", "control", "difference", "se", "z", "z by song"]]
     columns = ("score", "control", "difference", "se", "z", "z_songs")
     rows += [[name, *(trial[c] for c in columns)] for name, trial in figures["trials"].items()]
@@ -234,10 +247,10 @@ def alignment_table(level: str, figures: dict) -> str:
 
 
 def sound_figures(model: ModelFolder, data: Path, runs: Sequence[Path], reference_songs: int = 48) -> list[dict]:
-    """Statistics of every wav of some runs, with recordings, their reconstructions and noise of the same spectrum.
+    """Compute mean statistics of the audio of runs, held-out songs, their reconstructions, and noise of the same spectrum.
 
-    The Frechet distance is to the features (`metrics.sound_features`) of `reference_songs` training songs. Real music and its
-    reconstructions have the length of the first run, so that distances are comparable.
+    The Frechet distance compares features (`metrics.sound_features`) with the features of `reference_songs` training songs.
+    Held-out songs and their reconstructions have the length of the first run, so that distances are comparable.
     """
     rows = load_manifest(data)
     opened = [Run.open(run) for run in runs]
@@ -262,7 +275,7 @@ def sound_figures(model: ModelFolder, data: Path, runs: Sequence[Path], referenc
     table = [figures("held-out songs", real)]
     written = {stream for route in model.info.routes.values() for stream in route.priors}
     for stream in model.decodable_streams()[::-1]:
-        if stream not in written:  # of the streams of one codec, those that a route writes
+        if stream not in written:  # no route writes it
             continue
         codec, unit = model.codec([stream]), model.spec.unit
         cut = [torch.from_numpy(w[:, : w.shape[1] // unit * unit]) for w in real]
@@ -283,14 +296,14 @@ def sound_table(rows: list[dict]) -> str:
 
 
 def joins(model: ModelFolder, run: Run, level: int) -> list[float]:
-    """The boundaries of windows of a level in seconds, without those of given codes."""
+    """Return the boundaries in seconds between sampled windows of a level. Given codes have no boundaries."""
     given, hop = run.request["given"].get(str(level), 0), run.request["hops"][level]
     made = run.segments(level, given) if str(level) in run.request.get("planners", {}) else ()
     return [segment.begin * hop / model.sample_rate for segment in made if segment.begin]
 
 
 def seam_figures(model: ModelFolder, run: Run, level: int) -> list[metrics.Seams]:
-    """The `seams` figure of each sample of a run at the window boundaries of one level; empty for a single window."""
+    """Return `metrics.seams` of each sample of a run at the window boundaries of one level; empty if there is one window."""
     where = joins(model, run, level)
     waves = [sound.read(run.audio_path(level, i))[0] for i in range(run.n_samples)] if where else []
     return [metrics.seams(wave, model.sample_rate, where) for wave in waves]

@@ -1,4 +1,4 @@
-"""Held-out songs as windows of a prior: their sequences, their conditions, and for each window another song as control."""
+"""Windows of held-out songs for the evaluation of a prior: sequences, conditions and, as control, another song per window."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from vqvae.streams import CodecSpec
 
 @dataclass
 class HeldOut:
-    """Held-out songs with their audio (C, T) and the frames of every trained stream."""
+    """Held-out songs with their audio (C, T) and their frames (codes or latents) of every trained stream."""
 
     rows: list[SongRow]
     waves: list[Tensor]
@@ -35,7 +35,10 @@ class HeldOut:
 
 
 def encoder(model: ModelFolder, streams: Collection[str]) -> Callable[[Float[Tensor, "c t"]], dict[str, Tensor]]:
-    """An encoder of audio to the frames of `streams` of any codecs; UserError if none is trained."""
+    """Return a function that encodes audio to the frames of `streams`, which may belong to several codecs.
+
+    UserError if a stream is not trained, or if `streams` is empty.
+    """
     groups = [[name for name in entry.config.spec.names if name in streams] for entry in model.info.codecs]
     codecs = [(model.codec(names), names) for names in groups if names] or [(model.codec(()), [])]
 
@@ -46,7 +49,7 @@ def encoder(model: ModelFolder, streams: Collection[str]) -> Callable[[Float[Ten
 
 
 def split_rows(data: Path, split: str, songs: int = 0) -> list[SongRow]:
-    """The first `songs` songs of a split (0: all), "train" or "test"; UserError if there are none."""
+    """Return the first `songs` songs (0: all) of the split "train" or "test"; UserError if the split is empty."""
     rows = [row for row in load_manifest(data) if row.split == split][: songs or None]
     if not rows:
         share = "larger" if split == "test" else "smaller"
@@ -55,14 +58,14 @@ def split_rows(data: Path, split: str, songs: int = 0) -> list[SongRow]:
 
 
 def read_wave(data: Path, row: SongRow, spec: CodecSpec, seconds: float) -> Float[Tensor, "c t"]:
-    """At most `seconds` of a song, in whole frames of all streams."""
+    """Read at most `seconds` of a song, cut to whole frames of all streams."""
     path = audio_path(data, row)
     wave, _ = sound.read(path, sample_rate=spec.sample_rate, channels=spec.channels, seconds=seconds)
     return torch.from_numpy(wave[:, : wave.shape[1] // spec.unit * spec.unit])
 
 
 def hold_out(model: ModelFolder, data: Path, songs: int, seconds: float = 60.0) -> HeldOut:
-    """The first `songs` songs of the split "test" (at most `seconds` of each), encoded."""
+    """Read and encode the first `songs` songs (0: all) of the split "test", at most `seconds` of each."""
     rows, waves, codes = split_rows(data, "test", songs), [], []
     encode = encoder(model, model.trained_streams())
     for row in ProgressBar(rows, desc="held-out songs", unit="song"):
@@ -73,15 +76,18 @@ def hold_out(model: ModelFolder, data: Path, songs: int, seconds: float = 60.0) 
 
 @dataclass
 class HeldOutWindow:
-    """A window of a held-out song, and another song as the false one."""
+    """A window of a held-out song, and another song for its controls. Songs are indices."""
 
     song: int
     other: int
-    start: int
+    start: int  # in frames of the prior
 
 
 def draw_windows(lengths: Sequence[int], n_ctx: int, ratio: int, count: int, seed: int) -> list[HeldOutWindow]:
-    """`count` windows spread over the songs that are long enough, each with another such song."""
+    """Choose `count` windows in turn from the songs with at least `n_ctx` frames.
+
+    Each window has a random start, a multiple of `ratio`, and another of these songs. UserError for fewer than two such songs.
+    """
     rng = np.random.default_rng(seed)
     fitting = [i for i, length in enumerate(lengths) if length >= n_ctx]
     if len(fitting) < 2:
@@ -92,14 +98,14 @@ def draw_windows(lengths: Sequence[int], n_ctx: int, ratio: int, count: int, see
     for k in range(count):
         song = fitting[k % len(fitting)]
         other = int(rng.choice([i for i in fitting if i != song]))
-        last = min(lengths[song], lengths[other]) - n_ctx  # the false codes above must be as long
+        last = min(lengths[song], lengths[other]) - n_ctx  # the other song must have codes at the same place
         windows.append(HeldOutWindow(song, other, int(rng.integers(last // ratio + 1)) * ratio))
     return windows
 
 
 @dataclass(frozen=True)
 class PriorWindows:
-    """Windows of held-out songs for a prior, whose songs are prepared by its labels."""
+    """Windows of held-out songs for a prior. The songs are prepared with the prior's labels."""
 
     model: ModelFolder
     config: PriorConfig
@@ -112,19 +118,19 @@ class PriorWindows:
     def draw(
         model: ModelFolder, config: PriorConfig, held: HeldOut, count: int, seed: int, labels: Labels | None = None
     ) -> PriorWindows:
-        """`count` windows; the labels are those of the prior, or (None) of the model."""
+        """Choose `count` windows of the songs. `labels` are the labels of the prior; None takes the labels of the model."""
         labels, lengths = labels or model.labels, [len(codes[config.spec.writes[-1]]) for codes in held.codes]
         songs = prepare_all([song_of(row) for row in held.rows], labels, model.vocabulary, model.sample_rate)
         windows = draw_windows(lengths, config.n_ctx, config.ratio, count, seed)
         return PriorWindows(model, config, labels, held, songs, windows)
 
     def placed(self) -> list[PreparedSong]:
-        """The songs, their lyrics placed in time by line and beat."""
+        """Prepare the songs with lyrics that are placed in time by line and beat instead of by word times."""
         songs = [replace(song_of(row), word_times=()).placed(self.labels) for row in self.held.rows]
         return prepare_all(songs, self.labels, self.model.vocabulary, self.model.sample_rate)
 
     def sequences(self, song: Callable[[HeldOutWindow], int] = lambda w: w.song) -> Sequences:
-        """The streams that the prior writes, in every window (n, frames, ...)."""
+        """Return the streams that the prior writes in every window, (n, frames, ...). `song` chooses the song of a window."""
         return {stream: self._cut(stream, self.config.frames(stream), song) for stream in self.config.spec.writes}
 
     def _cut(self, stream: str, frames: int, song: Callable[[HeldOutWindow], int]) -> Tensor:
@@ -137,7 +143,11 @@ class PriorWindows:
         song: Callable[[HeldOutWindow], PreparedSong] | None = None,
         above: Callable[[HeldOutWindow], int] = lambda w: w.song,
     ) -> list[Conditions]:
-        """Conditions of every window by a prepared song (None: its own), and by the stream above of a held-out one."""
+        """Return the conditions of every window.
+
+        song: chooses the prepared song of a window; None takes the song of the window
+        above: chooses the held-out song whose stream above the prior reads
+        """
         song = song or (lambda w: self.songs[w.song])
         spec, frames = self.config.spec, self.config.n_ctx // self.config.ratio
         read = [stream for stream in spec.reads if stream not in spec.writes]

@@ -1,14 +1,15 @@
-"""Evaluation of a masked prior on windows of held-out songs; every figure has a control.
+"""Evaluation of a masked prior on windows of held-out songs. Every figure has a control.
 
-half      bits per code with half of all codes masked at random, and the unigram entropy of the songs' codes
-suffix    bits of the last columns of a masked region with and without the music after it; also of its first columns, which
-          are far from it; of each level, the coarser ones being known
-parents   distance of bottom codes sampled from the true top and middle to the song, and from those of another song
-passes    middle and bottom sampled from the true top in so many passes, and sampled autoregressively by the
-          priors of these levels, where the model has them
+half      Bits per code if half of all codes are masked at random. Control: the unigram entropy of the songs' codes.
+suffix    Bits per code of the last columns of a masked region, with the music after the region and without it. Control: the
+          first columns of the region, which are far from this music. Coarser levels are known.
+parents   Distance of finest codes that are sampled from the true coarser codes. Control: the coarser codes of another song.
+passes    Distance of the finer codes that are sampled from the true top codes, by the number of passes. Controls: the codes of
+          another song, and autoregressive sampling if the model has autoregressive priors of these levels.
 
-Distances are between the audio of sampled codes and of the song's codes, both decoded from level 0, so that codec errors are in
-both. `mel` is the mean distance of log-mel spectra in dB, `frechet` that of all windows' features (`metrics.frechet_distance`).
+Distances compare the audio of sampled codes with the audio of the song's codes. Both are decoded from level 0, so that codec
+errors are in both. `mel` is the mean distance of log-mel spectra in dB. `frechet` is the Frechet distance of the features of
+all windows (`metrics.frechet_distance`).
 """
 
 from __future__ import annotations
@@ -41,30 +42,30 @@ ROWS = 8  # windows in parallel
 
 @dataclass(frozen=True)
 class Clips:
-    """Windows of held-out songs: the codes of all streams, finest first, their conditions, and the codes of another song."""
+    """Windows of held-out songs with their conditions. Streams are in order, finest first."""
 
     codes: Sequences
-    others: Sequences
+    others: Sequences  # the codes of another song for each window
     cond: Conditions
     songs: list[PreparedSong]
-    starts: list[int]
+    starts: list[int]  # in frames of the prior
 
     def __len__(self) -> int:
         return len(self.starts)
 
 
 def draw_clips(model: ModelFolder, held: HeldOut, config: PriorConfig, count: int, seed: int) -> Clips:
-    """`count` windows spread over the songs."""
+    """Choose `count` windows, in turn from each song."""
     drawn = PriorWindows.draw(model, config, held, count, seed)
     songs, starts = [drawn.songs[w.song] for w in drawn.windows], [w.start for w in drawn.windows]
     return Clips(drawn.sequences(), drawn.sequences(lambda w: w.other), stack(drawn.conditions()), songs, starts)
 
 
-# ---- in bits
+# ---- figures in bits
 
 
 def mean_bits(prior: Prior, clips: Clips, known: Mask, stream: str, columns: slice = slice(None)) -> float:
-    """Bits per unknown code of a stream, of those in some columns of every window."""
+    """Mean bits per unknown code of a stream in the given columns of all windows."""
     ratio, found = prior.config.frames(stream) // prior.config.n_ctx, []
     for i in range(0, len(clips), ROWS):
         some = slice(i, i + ROWS)
@@ -76,7 +77,7 @@ def mean_bits(prior: Prior, clips: Clips, known: Mask, stream: str, columns: sli
 
 
 def half_figures(prior: Prior, clips: Clips, seed: int) -> dict[str, dict[str, float]]:
-    """Bits of codes with half of them masked, and the unigram entropy, by level."""
+    """Return, by level, the bits per code if half of the codes are masked, and the unigram entropy."""
     rng, figures = torch.Generator().manual_seed(seed), {}
     known = {stream: torch.rand(x.shape, generator=rng) < 0.5 for stream, x in clips.codes.items()}
     for level, (stream, codes) in enumerate(clips.codes.items()):
@@ -88,7 +89,7 @@ def half_figures(prior: Prior, clips: Clips, seed: int) -> dict[str, dict[str, f
 
 
 def suffix_figures(prior: Prior, clips: Clips) -> dict[str, dict[str, float]]:
-    """Bits of the last and first columns of a masked region, with and without the music after it, by level."""
+    """Return bits per code of the last and first columns of a masked region, with and without the music after it, by level."""
     figures, n, streams = {}, prior.config.n_ctx, list(clips.codes)
     region = slice(n // 4, n // 2)
     ends = {"last": slice(region.stop - LAST, region.stop), "first": slice(region.start, region.start + LAST)}
@@ -107,12 +108,12 @@ def suffix_figures(prior: Prior, clips: Clips) -> dict[str, dict[str, float]]:
     return figures
 
 
-# ---- in sound
+# ---- figures of audio
 
 
 @dataclass(frozen=True)
 class SoundDistance:
-    """Compares codes of the finest stream with those of the songs by their decoded audio and its features."""
+    """Compares sampled codes of the finest stream with the songs' codes, by decoded audio and by features of this audio."""
 
     model: ModelFolder
     true: list[Tensor]
@@ -124,7 +125,7 @@ class SoundDistance:
         return SoundDistance(model, waves, _features(model, waves))
 
     def figures(self, codes: Tensor) -> dict[str, float]:
-        """The distances of sampled codes."""
+        """Return the mel and the Frechet distance of sampled codes."""
         made, rate = _sounds(self.model, codes), self.model.sample_rate
         mel = [metrics.mel_distance(a, b, rate) for a, b in zip(self.true, made, strict=True)]
         return {"mel": float(np.mean(mel)), "frechet": metrics.frechet_distance(self.features, _features(self.model, made))}
@@ -143,7 +144,7 @@ def _features(model: ModelFolder, waves: Sequence[Tensor]) -> Tensor:
 def fill_clips(
     prior: Prior, clips: Clips, given: Sequences, params: Mapping[str, MaskedParams], seed: int, rows: int = ROWS
 ) -> Sequences:
-    """The streams that `params` names, sampled for all windows, from the streams in `given`."""
+    """Sample the streams in `params` from the streams in `given` for all windows, `rows` windows at a time."""
     parts, n_ctx, device = [], prior.config.n_ctx, device_of(prior)
     for i in range(0, len(clips), rows):
         some = slice(i, i + rows)
@@ -156,7 +157,7 @@ def fill_clips(
 
 
 def parents_figures(prior: Prior, clips: Clips, distance: SoundDistance, params: MaskedParams, seed: int) -> dict[str, float]:
-    """The distance of bottom codes sampled from the streams above of the same song and of another song."""
+    """Return the mel distance of finest codes sampled from the coarser codes of the same song, and of another song."""
     figures, (finest, *coarser) = {}, clips.codes
     for name, source in (("own", clips.codes), ("other", clips.others)):
         above = {stream: source[stream] for stream in coarser}
@@ -167,7 +168,7 @@ def parents_figures(prior: Prior, clips: Clips, distance: SoundDistance, params:
 def autoregressive_codes(
     model: ModelFolder, clips: Clips, params: AutoregressiveParams, seed: int, device: str = "cpu"
 ) -> Tensor:
-    """The bottom codes of the windows, sampled autoregressively from their top codes, stream by stream."""
+    """Sample the finest codes of the windows from the top codes, stream by stream, with autoregressive priors."""
     *finer, top = (model.spec.stream(name) for name in clips.codes)
     above = clips.codes[top.name]
     for stream in reversed(finer):
@@ -195,7 +196,7 @@ def masked_figures(
     model: ModelFolder, held: HeldOut, *, count: int = 24, seed: int = 0, passes: Sequence[int] = (1, 4, 12, 36),
     params: MaskedParams | None = None, one: AutoregressiveParams | None = None,
 ) -> dict:  # fmt: skip
-    """All figures of the model's masked prior, sampled with `params`; the autoregressive priors are sampled with `one`."""
+    """Compute all figures of the model's masked prior. It uses `params`, and the autoregressive priors use `one`."""
     prior, params, one = model.prior("masked"), params or MaskedParams(), one or AutoregressiveParams(temperature=0.5)
     assert prior.spec.prompt == "any"
     clips = draw_clips(model, held, prior.config, count, seed)

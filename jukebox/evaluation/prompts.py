@@ -1,10 +1,12 @@
-"""Evaluation of prompts on held-out songs: from copy to new song, tempo kept by beats, and a noise baseline.
+"""Evaluation of prompts of a masked prior on held-out songs, with a noise baseline.
 
-dial     a song resampled except every 2nd, 4th .. 32nd column, or except levels; kept bits and distance of the audio
-tempo    with its beats kept, as many columns spread evenly, or nothing: number of clips that keep their tempo within 4 per cent
-noise    codes replaced at random instead of sampled, with the same mel distance: comparison of Frechet distances
+dial     Prompts keep every 2nd, 4th .. 32nd column of a song, or whole levels. Figures: kept bits per second, audio distance.
+tempo    Prompts keep the columns at beats, an equal number of evenly spread columns, or nothing. Figure: share of clips whose
+         tempo stays within 4 per cent.
+noise    A share of the codes is replaced by random codes, so that the mel distance equals the distance of sampled codes.
+         Figure: Frechet distance.
 
-Distances as in `jukebox/evaluation/masked.py`: to the sound of the song's own codes.
+Distances are those of `jukebox/evaluation/masked.py`: to the audio decoded from the song's codes.
 """
 
 from __future__ import annotations
@@ -35,14 +37,17 @@ PERIODS = (2, 4, 8, 16, 32)
 LEVELS = {"top and middle": (2, 1), "top": (2,), "nothing": ()}
 AROUND_BEAT = 0.075  # seconds kept after each beat
 WITHIN = 0.04  # tolerance of the tempo
-TEMPERATURES = (0.7, 0.5, 0.5)  # passes of the levels, coarsest first; for the tempo see docs/log.md
+TEMPERATURES = (0.7, 0.5, 0.5)  # by level, coarsest first; they keep the tempo best (docs/log.md)
 HALVINGS = 9  # steps of the search for the share of noise
-Keeper = Callable[[str, Tensor], object]  # gets the name of a prompt and its sampled bottom codes
+Keeper = Callable[[str, Tensor], object]  # is called with the name of a prompt and its sampled finest codes
 
 
 @dataclass(frozen=True)
 class Prompted:
-    """Clips of held-out songs and the prior that resamples them: codes (b, t * ratio) of all streams, and the songs they begin."""
+    """The first seconds of held-out songs, with the prior and the sampling parameters that resample them.
+
+    Codes are (b, t * ratio) for each stream, with t columns.
+    """
 
     model: ModelFolder
     prior: Prior
@@ -64,19 +69,22 @@ class Prompted:
         return self.model.sample_rate / self.model.hops[-1]
 
     def around(self, keep: Mask) -> Tensor:
-        """The bottom codes of all clips, sampled given the kept codes."""
+        """Resample all clips given the kept codes and return their finest codes."""
         known = {stream: kept.expand(len(self.songs), -1).clone() for stream, kept in keep.items()}
         return resampled(self.prior, Known(dict(self.codes), known), self.songs, self.seed, self.params)[self.finest]
 
     def rate(self, keep: Mask) -> float:
-        """Kept bits a second, mean over clips."""
+        """Kept bits per second, averaged over clips."""
         return float(np.mean(masks.bits_per_second(keep, self.prior.config.bins, self.columns / self.per_second)))
 
 
 def resampled(
     prior: Prior, known: Known, songs: Sequence[PreparedSong], seed: int, params: Mapping[str, MaskedParams]
 ) -> Sequences:
-    """The sequences (b, t, ..) of whole clips with all unknown frames sampled, in the windows and the order of an edit."""
+    """Return the sequences (b, t, ..) of whole clips with all unknown frames sampled.
+
+    Windows and their order are those of an edit.
+    """
     config, codes, mask = prior.config, {s: x.clone() for s, x in known.sequences.items()}, dict(known.mask)
     columns = codes[config.spec.writes[-1]].shape[1]
     per = {stream: config.frames(stream) // config.n_ctx for stream in codes}
@@ -98,9 +106,9 @@ def prompt_figures(
     model: ModelFolder, held: HeldOut, *, seconds: float = 8.0, seed: int = 0, passes: Sequence[int] = (12, 12, 4),
     temperatures: Sequence[float] = TEMPERATURES, kept: Keeper | None = None,
 ) -> dict:  # fmt: skip
-    """All figures of the model's masked prior.
+    """Compute all figures of the model's masked prior.
 
-    `passes` and `temperatures` are by level, coarsest first; `kept` gets the sampled codes.
+    `passes` and `temperatures` are by level, coarsest first. `kept` is called with each prompt's name and sampled codes.
     """
     prior, given = model.prior("masked"), zip(reversed(model.spec.names), temperatures, passes, strict=True)
     params = {stream: MaskedParams(each, passes=n) for stream, each, n in given}
@@ -139,14 +147,17 @@ def _clips(
 
 
 def even(n: int, count: int) -> Bool[Tensor, " n"]:
-    """`count` of `n` columns, spread evenly."""
+    """Mask of `n` columns that keeps `count` evenly spread columns."""
     columns = masks.nothing(n)
     columns[torch.arange(count) * n // max(count, 1)] = True
     return columns
 
 
 def _tempo(clips: Prompted, distance: SoundDistance, unprompted: Tensor) -> tuple[dict, dict[str, Tensor]]:
-    """Number of clips that keep their tempo with kept beats and with as many evenly spread columns; and the sampled codes."""
+    """Return the figures of the tempo by prompt, and the sampled codes.
+
+    The prompts keep the columns at beats, an equal number of evenly spread columns, or nothing (`unprompted`).
+    """
     rate, n, per = clips.model.sample_rate, clips.columns, masks.per_column(clips.model.spec.streams)
     pulses = [pulse_of(wave.numpy(), rate) for wave in distance.true]
     beats = [masks.beats(n, pulse.beats.tolist(), clips.per_second, after=AROUND_BEAT) for pulse in pulses]
@@ -166,13 +177,16 @@ def _tempo(clips: Prompted, distance: SoundDistance, unprompted: Tensor) -> tupl
 
 
 def _noise(clips: Prompted, distance: SoundDistance, mel: float, seed: int) -> dict[str, float]:
-    """The distances of the songs' own bottom codes, with a share replaced by random codes so that the mel distance is `mel`."""
+    """Replace a share of the songs' finest codes by random codes so that the mel distance is `mel`.
+
+    The result is this share and the distances.
+    """
     rng = torch.Generator().manual_seed(seed)
     true = clips.codes[clips.finest]
     order = torch.rand(true.shape, generator=rng)
     other = torch.randint(clips.prior.config.bins, true.shape, generator=rng)
     low, high, share, found = 0.0, 1.0, 1.0, distance.figures(other)
-    for _ in range(HALVINGS if found["mel"] > mel else 0):  # random codes alone may be nearer than `mel`
+    for _ in range(HALVINGS if found["mel"] > mel else 0):  # even random codes alone may have a smaller distance
         share = (low + high) / 2
         found = distance.figures(torch.where(order < share, other, true))
         low, high = (share, high) if found["mel"] < mel else (low, share)
@@ -180,13 +194,13 @@ def _noise(clips: Prompted, distance: SoundDistance, mel: float, seed: int) -> d
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
-    """The rank correlation of two rows of numbers without ties."""
+    """Spearman's rank correlation of two sequences of numbers without ties."""
     a, b = (np.argsort(np.argsort(each)) for each in (x, y))
     return float(np.corrcoef(a, b)[0, 1])
 
 
 def verdicts(figures: Mapping) -> dict[str, bool]:
-    """Criteria for the figures of one seed, and whether they are met."""
+    """Return each criterion for the figures of one seed, and whether it is met."""
     dial, noise = figures["dial"], figures["noise"]
     within = {name: each["share_within"] for name, each in figures["tempo"]["prompts"].items()}
     top_and_middle, top, nothing = (dial[name]["mel"] for name in LEVELS)

@@ -1,10 +1,10 @@
 """A small network, trained on real songs only, that recognises artist, genre and sung characters in audio.
 
-It evaluates generated audio, so it is not trained on generated audio. Log-mel frames, 50 per second, are the input of two
-stacks of convolutions. One returns a class for each frame (vowel, consonant or no singing), the other the artist and the genre
-of each segment of four seconds. Random gains of the bands in training prevent that weak treble identifies an artist. Characters
-are placed within a word as `data_prep.synthetic.voice` sings them; with real lyrics the classes are those of the spelling, and
-their accuracy on true songs is the ceiling.
+The network evaluates generated audio, so it is not trained on generated audio. The input is log-mel frames, 50 per second. Two
+stacks of convolutions read it. One returns a class for each frame: a vowel, a consonant or no singing. The other returns the
+artist and the genre of each segment of four seconds. In training the bands have random gains, so that weak treble does not
+identify an artist. The characters of a word have the times at which `data_prep.synthetic.voice` sings them. With real lyrics
+the classes follow the spelling, not the sound. Then the accuracy on true songs is the upper limit.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from data_prep.synthetic.voice import VOWELS, Syllable, character_spans, split_s
 from jukebox.evaluation.metrics import log_mel
 from jukebox.song import Song
 
-BANDS, RATE, SEGMENT = 64, 50, 4.0  # mel bands, frames a second, seconds
+BANDS, RATE, SEGMENT = 64, 50, 4.0  # mel bands, frames per second, seconds
 SILENT, CONSONANT = 0, 1  # classes of a frame; vowel i of VOWELS is class 2 + i
 BALANCED = VOWELS[:5]  # y is rare
 GLIDE = 0.03  # seconds at both ends of a vowel with moving formants
@@ -48,13 +48,13 @@ class RecogniserConfig:
 
 
 def mel_frames(audio: Float[Tensor, "*c t"] | np.ndarray, sample_rate: int) -> Float[Tensor, "bands n"]:
-    """Log-mel frames in units of 10 dB above -60 dB, channels averaged."""
+    """Log-mel frames of audio in units of 10 dB above -60 dB. Channels are averaged."""
     x = torch.as_tensor(audio).float()
     return log_mel(x.reshape(-1, x.shape[-1]).mean(0), sample_rate, BANDS, RATE, 0.046).clamp(min=-60) / 10 + 6
 
 
 def sung_characters(song: Song) -> Iterator[tuple[str, float, float]]:
-    """(character, start, end) in seconds of the sung characters of a song; the syllables of a word share its time equally."""
+    """Yield (character, start, end) in seconds for each sung character. All syllables of a word have the same duration."""
     for word, start, end in song.word_times:
         parts = split_syllables(word)
         step = (end - start) / len(parts)
@@ -63,7 +63,7 @@ def sung_characters(song: Song) -> Iterator[tuple[str, float, float]]:
 
 
 def frame_classes(song: Song, frames: int, margin: float = 0.0) -> Int[Tensor, " n"]:
-    """The class of each frame; EMPTY within `margin` seconds of a vowel's ends."""
+    """Return the class of each frame. Frames within `margin` seconds of the start or end of a vowel are EMPTY."""
     classes = np.full(frames, SILENT)
     for character, start, end in sung_characters(song):
         a, b = round(start * RATE), round(end * RATE)
@@ -76,7 +76,7 @@ def frame_classes(song: Song, frames: int, margin: float = 0.0) -> Int[Tensor, "
 
 
 class RecogniserNet(nn.Module):
-    """Frames (b, bands, n) to logits of frames (b, 8, n), and of segments: artists (b, A) and genres (b, G)."""
+    """Maps frames (b, bands, n) to logits: of frames (b, 8, n), and of artists (b, A) and genres (b, G) for the whole input."""
 
     def __init__(self, config: RecogniserConfig) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class RecogniserNet(nn.Module):
 
 
 def _digest(config: RecogniserConfig, state: dict[str, Tensor]) -> str:
-    """SHA-256 of the configuration and all tensors, 12 digits."""
+    """First 12 hexadecimal digits of the SHA-256 of the configuration and all tensors."""
     digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
     for name, tensor in sorted(state.items()):
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
@@ -111,21 +111,21 @@ def _digest(config: RecogniserConfig, state: dict[str, Tensor]) -> str:
 
 
 class Recogniser:
-    """A trained network with its labels; `hash` identifies it (SHA-256 of configuration and weights, 12 digits)."""
+    """A trained network with its labels. `hash` is the start of the SHA-256 of configuration and weights (12 digits)."""
 
     def __init__(self, config: RecogniserConfig, net: RecogniserNet) -> None:
         self.config, self.net = config, net.eval()
         self.hash = _digest(config, net.state_dict())
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file whose header holds the configuration (json) and the hash."""
+        """Write a safetensors file with the configuration (json) and the hash in its header."""
         header = {"recogniser": json.dumps(asdict(self.config)), "hash": self.hash}
         with replacing(path) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in self.net.state_dict().items()}, temporary, header)
 
     @staticmethod
     def load(path: Path) -> Recogniser:
-        """Read a file of `save`; UserError for another file, or if its weights do not match the hash."""
+        """Read a file written by `save`; UserError for another file, or if the weights do not match the hash."""
         try:
             with safe_open(path, "pt") as file:
                 header = file.metadata() or {}
@@ -142,25 +142,28 @@ class Recogniser:
 
     @torch.no_grad()
     def segment_labels(self, audio: Float[Tensor, "*c t"] | np.ndarray) -> tuple[Int[Tensor, " s"], Int[Tensor, " s"]]:
-        """Classes of the artist and the genre of each segment of four seconds, a segment every two seconds."""
+        """Return the artist's class and the genre's class of each segment of four seconds. Segments begin every two seconds."""
         mel, length = mel_frames(audio, self.config.sample_rate), round(SEGMENT * RATE)
         mel = F.pad(mel, (0, max(0, length - mel.shape[1])))
         artist, genre = self.net(mel.unfold(1, length, length // 2).transpose(0, 1))  # (S, bands, length)
         return artist.argmax(1), genre.argmax(1)
 
     def labels(self, audio: Float[Tensor, "*c t"] | np.ndarray) -> tuple[str, str]:
-        """The artist and the genre of most segments."""
+        """Return the most frequent artist and the most frequent genre of the segments."""
         artist, genre = (int(x.mode().values) for x in self.segment_labels(audio))
         return self.config.artists[artist], self.config.genres[genre]
 
     @torch.no_grad()
     def sung(self, audio: Float[Tensor, "*c t"] | np.ndarray) -> Int[Tensor, " n"]:
-        """The class of each frame (50 a second): SILENT, CONSONANT or 2 + the index in "aeiouy"."""
+        """Return the class of each frame (50 per second): SILENT, CONSONANT or 2 + the index in VOWELS ("aeiouy")."""
         return self.net.sung(mel_frames(audio, self.config.sample_rate)[None])[0].argmax(0)
 
 
 def label_accuracy(recogniser: Recogniser, audio: Float[Tensor, "*c t"] | np.ndarray, song: Song) -> tuple[float, float]:
-    """Shares of segments classified as the song's artist and as one of its genres; nan if the song has none."""
+    """Return the shares of segments classified as the song's artist, and as one of the song's genres.
+
+    A share is nan if the song has no artist or genre that the recogniser knows.
+    """
     artist, genre = recogniser.segment_labels(audio)
     known = (
         _label_numbers(recogniser.config.artists, (song.artist or "",)),
@@ -171,9 +174,9 @@ def label_accuracy(recogniser: Recogniser, audio: Float[Tensor, "*c t"] | np.nda
 
 
 def vowel_accuracy(recogniser: Recogniser, audio: Float[Tensor, "*c t"] | np.ndarray, song: Song) -> float:
-    """The share of sung vowel frames classified as the right vowel: the mean over those of a, e, i, o, u that occur.
+    """Share of frames with a sung vowel that are classified as this vowel, averaged over the vowels that occur (a, e, i, o, u).
 
-    A consonant or no singing is wrong too, so audio without a voice scores 0. The result is nan without word times.
+    The classes consonant and no singing are wrong too, so audio without a voice scores 0. The result is nan without word times.
     """
     read = recogniser.sung(audio)
     true = frame_classes(song, len(read), GLIDE)
@@ -187,7 +190,7 @@ def _label_numbers(known: Sequence[str], names: Iterable[str]) -> list[int]:
 
 
 class _Crops:
-    """Random segments of the training songs with targets and random gains of the bands."""
+    """Samples random segments of the training songs, with targets and with random gains of the bands."""
 
     def __init__(self, data: Iterable[tuple[np.ndarray, Song]], sample_rate: int) -> None:
         self.mel, self.songs, self.classes = [], [], []
@@ -198,17 +201,17 @@ class _Crops:
         self.length = round(SEGMENT * RATE)
 
     def label_names(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Artists and genres, sorted."""
+        """Return the artists and the genres of the songs, each sorted by name."""
         artists = {song.artist for song in self.songs if song.artist}
         return tuple(sorted(artists)), tuple(sorted({genre for song in self.songs for genre in song.genres}))
 
     def label_targets(self, config: RecogniserConfig) -> Int[Tensor, "songs 2"]:
-        """The classes of artist and first genre of each song."""
+        """Return the classes of artist and first genre of each song; EMPTY for an unknown one."""
         found = [((s.artist or "",), config.artists, s.genres[:1], config.genres) for s in self.songs]
         return torch.tensor([[(*_label_numbers(k, n), EMPTY)[0] for n, k in ((a, b), (c, d))] for a, b, c, d in found])
 
     def draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Frames (count, bands, n), their classes (count, n) and the numbers of the songs (count,)."""
+        """Sample segments: frames (count, bands, n), classes of the frames (count, n) and indices of the songs (count,)."""
         songs = torch.randint(len(self.mel), (count,), generator=rng)
         mel, classes = [], []
         for song in songs.tolist():
@@ -227,9 +230,9 @@ class _Crops:
 def train_recogniser(
     data: Iterable[tuple[Float[np.ndarray, "*c t"], Song]], sample_rate: int, *, seed: int = 0, steps: int = 400
 ) -> Recogniser:
-    """Train a recogniser on songs, which must be real training songs; it is deterministic on one machine.
+    """Train a recogniser on real training songs. Training is deterministic on one machine.
 
-    UserError without songs, or if no song has an artist or a genre.
+    UserError if no song has an artist, or no song has a genre.
     """
     crops = _Crops(data, sample_rate)
     artists, genres = crops.label_names()

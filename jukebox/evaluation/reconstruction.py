@@ -1,8 +1,8 @@
 """Errors of a reconstruction of a synthetic song: attacks, vibrato, false partials, leakage.
 
-A codec with a small spectral distance may still smear drum strokes and flatten the voice. The synthetic corpus has the times of
-drum strokes and the sung pitches, so both can be measured separately. All figures are of the reconstruction; those of the
-original are the upper bound (`reconstruction_figures(original, original, ...)`).
+A codec with a small spectral distance may still smear drum strokes and flatten the vibrato of the voice. The synthetic corpus
+has the times of drum strokes and the sung pitches, so both errors can be measured separately. All figures describe the
+reconstruction. The figures of the original are the upper bound (`reconstruction_figures(original, original, ...)`).
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from jukebox.evaluation.metrics import window_length
 
 Audio = Float[np.ndarray, "*c t"] | Float[Tensor, "*c t"]
 STROKE_BAND = (2600.0, 5500.0)  # Hz, band of snare and hat
-FALSE_DEPTH = 45.0  # dB below the frame's largest value, limit of false partials
+FALSE_DEPTH = 45.0  # dB below the frame's largest value; lower peaks do not count as false partials
 HARMONICS = 12  # harmonics of the voice
-VIBRATO_FROM, VIBRATO_TO = 0.15, 0.06  # seconds after a syllable's start and before its end, with vibrato and a constant pitch
+VIBRATO_FROM, VIBRATO_TO = 0.15, 0.06  # seconds after a syllable's start and before its end; vibrato in between
 
 
 class HeldNote(NamedTuple):
-    """The part of a sung syllable with vibrato: seconds, its pitch in Hz without vibrato, and ln(f0 / pitch) every 5 ms."""
+    """The part of a sung syllable with vibrato and a constant pitch."""
 
-    start: float
-    hz: float
-    vibrato: Float[np.ndarray, " n"]
+    start: float  # seconds
+    hz: float  # pitch without vibrato
+    vibrato: Float[np.ndarray, " n"]  # ln(f0 / pitch) every 5 ms
 
 
 class SyntheticTruth(NamedTuple):
-    """Events of a synthetic song: seconds of its snare and hat strokes (up to 4 ms early), and its notes with vibrato."""
+    """Events of a synthetic song."""
 
-    strokes: tuple[float, ...]
+    strokes: tuple[float, ...]  # seconds of snare and hat strokes; in the audio a stroke is up to 4 ms later
     notes: tuple[HeldNote, ...]
 
 
 def synthetic_truth(annotation: SongAnnotation) -> SyntheticTruth:
-    """The events of a synthetic song (`annotate_song`)."""
+    """Return the events of a synthetic song, from the annotation of `annotate_song`."""
     score, seconds = annotation.score, annotation.seconds
     strokes = [score.second(bar, beat) for bar in range(score.end)
                for beat, name, *_ in drum_strokes(score, bar) if name in ("snare", "hat")]  # fmt: skip
@@ -63,17 +63,17 @@ def synthetic_truth(annotation: SongAnnotation) -> SyntheticTruth:
     return SyntheticTruth(tuple(sorted({t for t in strokes if t < seconds - 0.5})), tuple(notes))
 
 
-# ---- tools
+# ---- envelopes and peaks
 
 
 def mono_sound(audio: Audio) -> Float[Tensor, " t"]:
-    """(t,) as it is, (c, t) averaged over its channels; float32."""
+    """Audio (t,) unchanged, or audio (c, t) averaged over its channels, in float32."""
     x = torch.as_tensor(audio).float()
     return x.reshape(-1, x.shape[-1]).mean(0)
 
 
 def band_envelope(audio: Audio, sample_rate: int, low: float, high: float, seconds: float = 0.004) -> Float[Tensor, " t"]:
-    """The energy between `low` and `high` Hz at each sample: the squared analytic signal under a Hann window of `seconds`."""
+    """Energy between `low` and `high` Hz at each sample: the squared analytic signal, smoothed by a Hann window."""
     x = mono_sound(audio)
     hz = torch.fft.fftfreq(len(x), 1 / sample_rate)
     power = torch.fft.ifft(torch.fft.fft(x) * (2.0 * ((hz > low) & (hz < high)))).abs().square()
@@ -83,10 +83,10 @@ def band_envelope(audio: Audio, sample_rate: int, low: float, high: float, secon
 
 
 def rise_times(audio: Audio, sample_rate: int, strokes: Sequence[float]) -> list[float]:
-    """Milliseconds from 10 to 90 % of each stroke's rise: the amplitude of STROKE_BAND from its least to its largest value.
+    """Return the rise time (10 to 90 %) of each stroke in ms: the amplitude of STROKE_BAND rises from a minimum to a maximum.
 
-    The maximum is searched from 30 ms before to 40 ms after a stroke, the minimum before it. Strokes without a rise are left
-    out.
+    The maximum is within 30 ms before and 40 ms after `strokes` (seconds). The minimum is before the maximum. Strokes without a
+    rise are skipped.
     """
     amplitude = band_envelope(audio, sample_rate, *STROKE_BAND).sqrt()
     before, after, found = round(0.03 * sample_rate), round(0.04 * sample_rate), []
@@ -114,10 +114,10 @@ def spectral_peaks(
     padding: int = 1,
     depth: float = 35.0,
 ) -> tuple[Float[Tensor, "n k"], Float[Tensor, "n k"]]:
-    """Hz (interpolated) and magnitude of each bin of `band` in each frame; the magnitude is 0 if the bin is not a peak.
+    """Return the interpolated frequency (Hz) and the magnitude of each bin of `band` in each frame (`rate` per second).
 
-    A peak is 10 dB above the smallest value on each side within a main lobe, and within `depth` dB of the largest of its frame.
-    `padding` times as many bins are computed from windows of `seconds`.
+    The magnitude is 0 if the bin is not a peak. A peak is 10 dB above the smallest value within a main lobe on each side, and
+    within `depth` dB of the frame's largest value. Windows of `seconds` are padded with zeros to `padding` times their length.
     """
     window = window_length(sample_rate, seconds)
     x = F.pad(x, (0, max(0, window * padding - len(x))))
@@ -140,10 +140,10 @@ def spectral_peaks(
 
 
 def vibrato_gain(audio: Audio, sample_rate: int, notes: Sequence[HeldNote]) -> float:
-    """Share of the sung vibrato that is preserved, in phase with the truth: 1 all, 0 a steady pitch; about .98 in real songs.
+    """Share of the sung vibrato that the audio preserves in phase: 1 is all, 0 is a steady pitch. Originals have about .98.
 
-    The harmonics of each note are demodulated by `gain` times its true vibrato; at the right gain they add up coherently. The
-    result is the gain (-.5 to 1.5 in steps of .025) with the largest sum over all notes; nan without notes.
+    The harmonics of each note are demodulated by a gain times the true vibrato. At the right gain the demodulated samples add
+    up coherently. The result is the gain (-.5 to 1.5 in steps of .025) with the largest sum over all notes; nan without notes.
     """
     x, gains = mono_sound(audio), torch.linspace(-0.5, 1.5, 81).double()
     total = torch.zeros(81).double()
@@ -159,7 +159,7 @@ def vibrato_gain(audio: Audio, sample_rate: int, notes: Sequence[HeldNote]) -> f
 
 
 def _harmonics(x: Float[Tensor, " t"], sample_rate: int, note: HeldNote, window: float = 0.01) -> Tensor | None:
-    """The harmonics of a note, each shifted to 0 Hz, every 5 ms: complex (H, n); None if the audio is too short."""
+    """Return the harmonics of a note, each shifted to 0 Hz, every 5 ms: complex (H, n). None if the audio is too short."""
     size, count = round(window * sample_rate), len(note.vibrato)
     at = [round((note.start + i * CONTROL) * sample_rate) - size // 2 for i in range(count)]
     if at[0] < 0 or at[-1] + size > len(x):
@@ -171,7 +171,10 @@ def _harmonics(x: Float[Tensor, " t"], sample_rate: int, note: HeldNote, window:
 
 
 def false_partials(original: Audio, made: Audio, sample_rate: int) -> float:
-    """Spectral peaks (100-5000 Hz, 93 ms) per frame where the original has 10 dB less within one bin."""
+    """Mean number of false partials per frame: spectral peaks where the original is 10 dB lower within +-1 bin.
+
+    Frames have 93 ms, peaks are between 100 and 5000 Hz.
+    """
     band = (100.0, 5000.0)
     _, peaks = spectral_peaks(mono_sound(made), sample_rate, 20, 0.093, band, depth=FALSE_DEPTH)
     true = _spectrum(original, sample_rate, band)
@@ -180,7 +183,10 @@ def false_partials(original: Audio, made: Audio, sample_rate: int) -> float:
 
 
 def leakage(original: Audio, made: Audio, sample_rate: int) -> float:
-    """Mean gain of 3-5 kHz in dB in frames where the original is more than 40 dB below its largest magnitude."""
+    """Mean gain in dB of the bins of 3-5 kHz at which the original is more than 40 dB below the frame's largest magnitude.
+
+    The gain is the level of the reconstruction relative to the original. It is nan if there are no such bins.
+    """
     first, last = 3000.0, 5000.0
     top = _spectrum(original, sample_rate, (0.0, sample_rate / 2)).amax(1, keepdim=True)
     smooth = [F.avg_pool2d(_spectrum(a, sample_rate, (first, last)).square()[None], 3, 1, 1)[0] for a in (original, made)]
@@ -192,7 +198,7 @@ def leakage(original: Audio, made: Audio, sample_rate: int) -> float:
 
 
 def _spectrum(audio: Audio, sample_rate: int, band: tuple[float, float]) -> Float[Tensor, "n k"]:
-    """Magnitudes of the bins and frames of `false_partials`."""
+    """Magnitudes (frames, bins of `band`) of the frames of `false_partials`."""
     x, window = mono_sound(audio), window_length(sample_rate, 0.093)
     x = F.pad(x, (0, max(0, window - len(x))))
     spectrum = torch.stft(x, window, round(sample_rate / 20), window, torch.hann_window(window), return_complex=True).abs().T
@@ -203,7 +209,7 @@ def _spectrum(audio: Audio, sample_rate: int, band: tuple[float, float]) -> Floa
 def reconstruction_figures(
     original: Audio, made: Audio, sample_rate: int, truth: SyntheticTruth | None = None
 ) -> dict[str, float]:
-    """False partials per frame and leakage in dB; with the truth also the vibrato gain and the median rise time in ms."""
+    """Return false partials per frame and leakage in dB. With `truth`, also return vibrato gain and median rise time in ms."""
     found = {"false": false_partials(original, made, sample_rate), "leak_db": leakage(original, made, sample_rate)}
     if truth is None:
         return found

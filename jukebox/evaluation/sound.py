@@ -1,8 +1,8 @@
 """Musical metrics of one piece: tempo, scale, attacks, moving pitch, form, novelty.
 
-Each is a function of audio, sample rate and the expected content, and each has a control that fails: shuffled bars, shuffled
-frames, noise of the same spectrum, a collage of training songs. Several of these controls pass the statistics of a whole piece
-(`jukebox/evaluation/metrics.py`). `song_rows` compares pieces with controls.
+Each metric is a function of audio, sample rate and the expected content. Each has a control that it must reject: shuffled bars,
+shuffled frames, noise of the same spectrum, or a collage of training songs. The statistics of a whole piece
+(`jukebox/evaluation/metrics.py`) do not reject several of these controls. `song_rows` compares pieces with controls.
 """
 
 from __future__ import annotations
@@ -34,21 +34,22 @@ from jukebox.song import Song
 
 Audio = Float[np.ndarray, "*c t"] | Float[Tensor, "*c t"]
 Codes = Int[np.ndarray, "t books"]
-NO_ATTACK = 40.0  # ms, the longest that `rise_times` can find
+NO_ATTACK = 40.0  # ms, the limit of `rise_times`
 
 # ---- pulse and attacks
 
 
 def tempo(audio: Audio, sample_rate: int, lowest: float = 80.0) -> float:
-    """Beats per minute within the octave from `lowest`: the period at whose first eight multiples the onset strength repeats.
+    """Tempo in beats per minute, between `lowest` and twice `lowest`.
 
-    Half and double tempo have the same figure and are folded into one octave; other ratios (2/3, 3/4) are errors.
+    The beat period has the largest mean autocorrelation of the onset strength at its first eight multiples. Tempi that
+    differ by octaves have the same result. Other ratios (2/3, 3/4) are errors.
     """
     flux = metrics.spectral_flux(mono_sound(audio), sample_rate, 100)
     flux = flux - flux.mean()
     size = 2 ** math.ceil(math.log2(2 * len(flux)))
     repeats = torch.fft.irfft(torch.fft.rfft(flux, size).abs().square(), size)[: len(flux)]
-    repeats = repeats / torch.arange(len(flux), 0, -1)  # otherwise long lags have less weight
+    repeats = repeats / torch.arange(len(flux), 0, -1)  # long lags have fewer terms
     bpm = lowest * 2 ** torch.linspace(0, 1, 300)
     lags = (torch.arange(1, 9)[:, None] * 6000 / bpm).clamp(max=len(flux) - 2)  # (8, 300) frames
     below = lags.long()
@@ -56,13 +57,13 @@ def tempo(audio: Audio, sample_rate: int, lowest: float = 80.0) -> float:
 
 
 def tempo_is_right(audio: Audio, sample_rate: int, bpm: float, tolerance: float = 0.04) -> bool:
-    """Whether the tempo is within `tolerance` of `bpm`, whole octaves apart or not."""
+    """Whether the tempo is within `tolerance` (relative) of `bpm` or of an octave of `bpm`."""
     octaves = math.log2(tempo(audio, sample_rate) / bpm)
     return abs(octaves - round(octaves)) < math.log2(1 + tolerance)
 
 
 def find_strokes(audio: Audio, sample_rate: int, low: float = 2600.0, high: float = 5500.0) -> list[float]:
-    """Seconds at which the level between `low` and `high` Hz rises by 9 dB or more within 20 ms."""
+    """Return the times in seconds at which the level between `low` and `high` Hz rises by more than 9 dB within 20 ms."""
     hop = sample_rate // 400
     level = 10 * band_envelope(audio, sample_rate, low, high, 0.01)[::hop].clamp(min=1e-10).log10()
     level = level.clamp(min=level.max().item() - 40)
@@ -73,9 +74,9 @@ def find_strokes(audio: Audio, sample_rate: int, low: float = 2600.0, high: floa
 
 
 def attack(audio: Audio, sample_rate: int, strokes: Sequence[float] | None = None) -> float:
-    """Median rise time (10-90 %) of drum strokes in ms, at `strokes` (seconds) or at detected strokes.
+    """Median rise time (10-90 %) in ms of the drum strokes at `strokes` (seconds); None detects the strokes.
 
-    NO_ATTACK if there are none, so that a piece without drums does not score better.
+    A piece without strokes has NO_ATTACK, so that it does not score better.
     """
     found = rise_times(audio, sample_rate, find_strokes(audio, sample_rate) if strokes is None else strokes)
     return float(np.median(found)) if found else NO_ATTACK
@@ -85,10 +86,10 @@ def attack(audio: Audio, sample_rate: int, strokes: Sequence[float] | None = Non
 
 
 def in_scale(audio: Audio, sample_rate: int, scale: Sequence[int], tonics: Sequence[int]) -> float:
-    """The share of spectral peaks (100-2000 Hz, by amplitude) whose pitch class is in the scale, at the best of the tonics.
+    """Share of spectral peaks (100-2000 Hz, weighted by amplitude) with a pitch class of the scale, for the best of the tonics.
 
-    White noise has about 7/12, noise of the song's spectrum nearly the song's share, one held note 1. Use it together with
-    `progression`, which excludes both.
+    White noise has a share of about 7/12, noise with the song's spectrum nearly the share of the song, one held note 1. Use
+    this metric together with `progression`, which excludes noise and held notes.
     """
     hz, level = spectral_peaks(mono_sound(audio), sample_rate, 10, 0.186, (100.0, 2000.0))
     pitch = (69 + 12 * (hz / 440).log2()).round().long() % 12
@@ -98,10 +99,11 @@ def in_scale(audio: Audio, sample_rate: int, scale: Sequence[int], tonics: Seque
 
 
 def moving_pitch(audio: Audio, sample_rate: int, partials: int = 4) -> float:
-    """The share of frames in which at least `partials` spectral peaks move together: vibrato and glides of a voice.
+    """Share of frames in which at least `partials` spectral peaks move together: vibrato and glides of a voice.
 
-    Peaks of 250-3000 Hz (46 ms frames, interpolated) are matched with those 30 ms later. They move together where their shifts
-    are at least 6 cents and agree within 3: the harmonics of one voice do, peaks of noise and of steady notes do not.
+    Peaks of 250-3000 Hz (46 ms frames, interpolated) are matched with the peaks 30 ms later. Peaks move together if their
+    shifts are more than 6 cents and agree within 3 cents. This holds for the harmonics of one voice, but not for peaks of
+    noise or of steady notes.
     """
     hz, level = spectral_peaks(mono_sound(audio), sample_rate, 100, 0.046, (250.0, 3000.0), padding=4)
     cents = torch.where(level > 0, 1200 * hz.log2(), torch.inf).sort(1).values[:, :40]  # the lowest 40 peaks
@@ -115,9 +117,10 @@ def moving_pitch(audio: Audio, sample_rate: int, partials: int = 4) -> float:
 
 
 def progression(audio: Audio, sample_rate: int, bar: float) -> float:
-    """Chroma similarity at a lag of four bars of `bar` seconds above that at 2, 2.5 and 3 bars; nan below five bars.
+    """Chroma similarity at a lag of 4 bars, minus the mean similarity at 2, 2.5 and 3 bars; nan for less than five bars.
 
-    Similarity is the mean cosine of chroma less its mean over the piece. It is above 0 if a progression of four bars repeats.
+    A bar has `bar` seconds. Similarity is the mean cosine of chroma after subtraction of the piece's mean. The result is above
+    0 if a progression of four bars repeats.
     """
     classes = metrics.chroma(mono_sound(audio), sample_rate, 10)
     classes = F.normalize(classes - classes.mean(1, keepdim=True), dim=0)
@@ -135,9 +138,10 @@ def progression(audio: Audio, sample_rate: int, bar: float) -> float:
 
 
 def longest_shared_run(codes: Codes, training: Sequence[Codes]) -> int:
-    """Frames of the longest run of `codes` that occurs, book for book, in one of the training songs.
+    """Length in frames of the longest run of `codes` that occurs in a training song, with equal codes in all books.
 
-    Exact: equal runs of length 2^k get equal numbers, from the numbers of their halves (Karp, Miller and Rosenberg 1972).
+    The result is exact. Equal runs of length 2^k get equal numbers, computed from the numbers of their halves (Karp, Miller and
+    Rosenberg 1972).
     """
     songs = [np.asarray(song) for song in (codes, *training) if len(song)]
     frames = np.concatenate(songs)
@@ -162,20 +166,22 @@ def longest_shared_run(codes: Codes, training: Sequence[Codes]) -> int:
 
 
 def _join(ranks: Int[np.ndarray, " n"], step: int, count: int) -> Int[np.ndarray, " m"]:
-    """Numbers of the pairs of runs that begin `step` frames apart."""
+    """Number the first `count` pairs of runs that begin `step` frames apart, so that equal pairs get equal numbers."""
     pairs = ranks[:count] * (int(ranks.max()) + 1) + ranks[step : step + count]
     return np.unique(pairs, return_inverse=True)[1].astype(np.int64)
 
 
 def chroma_track(audio: Audio, sample_rate: int) -> Float[Tensor, "12 n"]:
-    """Chroma of unit norm, 4 frames a second: what `nearest_song` compares."""
+    """Chroma of unit norm, 4 frames per second, as the input of `nearest_song`."""
     return F.normalize(metrics.chroma(mono_sound(audio), sample_rate, 4), dim=0)
 
 
 def nearest_song(audio: Audio, sample_rate: int, training: Sequence[Float[Tensor, "12 n"]]) -> float:
-    """The smallest cosine distance (0 for a copy) to the `chroma_track` of a training song, at the best lag, in the same key.
+    """Smallest cosine distance (0 for a copy) between the chroma of audio and of a training song, at the best lag.
 
-    Lags leave an overlap of at least half of the shorter one.
+    Pieces are not transposed. Lags leave an overlap of at least half of the shorter piece.
+
+    training: chroma tracks of the training songs
     """
     piece, best = chroma_track(audio, sample_rate), 2.0
     for song in training:
@@ -191,32 +197,32 @@ def nearest_song(audio: Audio, sample_rate: int, training: Sequence[Float[Tensor
 
 
 def coloured_noise(wave: np.ndarray, seed: int = 0) -> np.ndarray:
-    """The sound (C, T) with random phases: the same long-term spectrum, and no music."""
+    """Noise with the long-term spectrum of `wave` (C, T): the phases are random."""
     spectrum = np.fft.rfft(wave)
     phases = np.random.default_rng(seed).uniform(0, 2 * np.pi, spectrum.shape)
     return np.fft.irfft(np.abs(spectrum) * np.exp(1j * phases), n=wave.shape[-1]).astype(np.float32)
 
 
 def shuffled(audio: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Pieces of `size` samples (a bar, a frame) in random order; the remainder at the end does not move."""
+    """Return audio with its pieces of `size` samples (a bar, a frame) in random order. The remainder stays at the end."""
     count = audio.shape[-1] // size
     cut = np.split(audio, [size * i for i in range(1, count + 1)], axis=-1)
     return np.concatenate([*(cut[i] for i in rng.permutation(count)), *cut[count:]], axis=-1)
 
 
 def shuffled_codes(codes: Codes, rng: np.random.Generator) -> Codes:
-    """The same frames of codes in random order."""
+    """Return the frames of `codes` in random order."""
     return codes[rng.permutation(len(codes))]
 
 
 def unigram_codes(training: Sequence[Codes], frames: int, rng: np.random.Generator) -> Codes:
-    """Codes (frames, books), each sampled from the frequencies of its book in training, without context."""
+    """Sample codes (frames, books) without context, from the frequencies of each book in the training songs."""
     everything = np.concatenate(training)
     return np.stack([rng.choice(book, frames) for book in everything.T], 1)
 
 
 def collage(training: Sequence[np.ndarray], samples: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Pieces of `size` samples from random places of random training songs, joined to (C, samples)."""
+    """Join pieces of `size` samples from random places of random training songs to audio of (C, samples)."""
     parts = []
     for _ in range(-(-samples // size)):
         song = training[int(rng.integers(len(training)))]
@@ -229,18 +235,18 @@ def collage(training: Sequence[np.ndarray], samples: int, size: int, rng: np.ran
 
 
 class EvaluatedSong(NamedTuple):
-    """Audio with its expected content and, if known, its codes, and the original with its annotation."""
+    """Audio to evaluate, and reference data as far as they are known."""
 
     audio: np.ndarray
-    song: Song
-    codes: Codes | None = None
-    original: np.ndarray | None = None
-    truth: SyntheticTruth | None = None
+    song: Song  # the expected content
+    codes: Codes | None = None  # of the audio
+    original: np.ndarray | None = None  # the recording, if the audio is a reconstruction
+    truth: SyntheticTruth | None = None  # events of the original
 
 
 @dataclass(frozen=True)
 class TrainingSongs:
-    """Reference data of training songs: chroma tracks (`chroma_track`), codes and `metrics.sound_features` of training songs."""
+    """Reference data of training songs: chroma tracks (`chroma_track`), codes and features (`metrics.sound_features`)."""
 
     tracks: Sequence[Float[Tensor, "12 n"]] = ()
     codes: Sequence[Codes] = field(default=())
@@ -248,19 +254,19 @@ class TrainingSongs:
 
 
 def named_artist(song: Song) -> Artist | None:
-    """The synthetic artist of a song; None where it has another."""
+    """Return the synthetic artist of a song; None if the song has another artist or none."""
     return next((a for a in (*ARTISTS, NEWCOMER) if name_key(a.name) == name_key(song.artist or "")), None)
 
 
 def named_genre(song: Song) -> Genre | None:
-    """The synthetic genre of a song; None where it has another."""
+    """Return the synthetic genre of a song; None if the song has only other genres or none."""
     return next((g for g in GENRES if name_key(g.name) in map(name_key, song.genres)), None)
 
 
 def control_pieces(
     pieces: Sequence[EvaluatedSong], training: Sequence[np.ndarray], sample_rate: int, seed: int = 0
 ) -> dict[str, list[EvaluatedSong]]:
-    """Each control of the true `pieces` by its name: the same songs with false conditions, or with false audio."""
+    """Return the controls of the true `pieces` by name: the same songs with false conditions, or with false audio."""
     rng = np.random.default_rng(seed)
     others = [_other(piece, pieces, i) for i, piece in enumerate(pieces)]
 
@@ -290,14 +296,14 @@ def control_pieces(
 
 
 def _other(piece: EvaluatedSong, pieces: Sequence[EvaluatedSong], at: int) -> Song:
-    """The next song with another artist and another genre, if there is one."""
+    """Return the next song with another artist and another genre; if there is none, the next song."""
     later = [p.song for p in (*pieces[at + 1 :], *pieces[:at])]
     differs = [s for s in later if s.artist != piece.song.artist and s.genres != piece.song.genres]
     return (*differs, *later, piece.song)[0]
 
 
 def piece_figures(piece: EvaluatedSong, recogniser: Recogniser, training: TrainingSongs) -> dict[str, float]:
-    """Every metric of one piece; nan if its input is unknown."""
+    """Compute every metric of one piece. A metric is nan if its input is unknown."""
     rate, artist, genre = recogniser.config.sample_rate, named_artist(piece.song), named_genre(piece.song)
     read_artist, read_genre = label_accuracy(recogniser, piece.audio, piece.song)
     statistics, features = metrics.sound_statistics(piece.audio, rate), metrics.sound_features(piece.audio, rate)
@@ -328,9 +334,9 @@ def piece_figures(piece: EvaluatedSong, recogniser: Recogniser, training: Traini
 def song_rows(
     groups: Mapping[str, Sequence[EvaluatedSong]], recogniser: Recogniser, training: TrainingSongs | None = None
 ) -> list[dict[str, str | int | float | None]]:
-    """A row for each group: the mean of each metric over its pieces and, as `NAME_se`, its standard error; ready for json.
+    """Return a row for each group, for json: the mean of each metric over the pieces, and its standard error as `NAME_se`.
 
-    Pieces without a value do not count. The result is None if no piece has one, and for the error of fewer than two.
+    Pieces without a value do not count. The mean of no values and the error of fewer than two values are None.
     """
     rows: list[dict[str, str | int | float | None]] = []
     for name, pieces in groups.items():
@@ -345,7 +351,7 @@ def song_rows(
 
 
 def song_table(rows: Sequence[Mapping[str, str | int | float | None]]) -> str:
-    """The rows of `song_rows` as plain text, each cell the mean and its standard error."""
+    """Format the rows of `song_rows` as plain text. Each cell has the mean and its standard error."""
     keys = dict.fromkeys(k for row in rows for k in row if k not in ("what", "pieces") and not k.endswith("_se"))
     keys = [key for key in keys if any(row.get(key) is not None for row in rows)]
 

@@ -1,7 +1,8 @@
 """Convert published checkpoints of two layouts to the files of a model folder, with one tensor in memory at a time.
 
-published   a folder or files vqvae.pth.tar, prior_level_0.pth.tar .., each a checkpoint with `model` and settings
-port        a hub folder openai/jukebox-*: config.json and one state dict, as safetensors or files of torch.save
+published   a folder or the files vqvae.pth.tar, prior_level_0.pth.tar ..; each is a checkpoint with `model` and settings
+port        a hub folder openai/jukebox-* of the transformers port: config.json and one state dict, as safetensors or files of
+            torch.save
 """
 
 from __future__ import annotations
@@ -28,22 +29,22 @@ from priors.autoregressive.config import AutoregressiveConfig
 from priors.autoregressive.model import AutoregressivePrior
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-Weights = dict[str, Lazy]  # by published names
+Weights = dict[str, Lazy]  # by name
 
 
 @dataclass
 class FoundWeights:
-    """A checkpoint: weights under their published names, and its settings."""
+    """Weights and settings of a checkpoint, under published names. Keys of priors are levels, 0 is the finest."""
 
     codec: Weights | None = None
     codec_hps: dict[str, Any] | None = None
-    priors: dict[int, Weights] = field(default_factory=dict)  # level, 0 the finest -> tensors
+    priors: dict[int, Weights] = field(default_factory=dict)
     prior_hps: dict[int, dict[str, Any]] = field(default_factory=dict)
-    where: dict[int, Path] = field(default_factory=dict)
+    where: dict[int, Path] = field(default_factory=dict)  # the file or folder of each prior
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a setting is a number, a text, or a list of these; other values are ignored."""
+    """Whether a setting is None, a number, a text, or a list of these. Other settings are ignored."""
     if isinstance(value, tuple | list):
         return all(map(is_plain, value))
     return value is None or type(value) in (bool, int, float, str)
@@ -55,17 +56,17 @@ def _settings(checkpoint: PublishedCheckpoint) -> dict[str, Any]:
 
 
 def lazy_file(path: Path, entry: str = "model") -> tuple[Weights, PublishedCheckpoint]:
-    """The weights of a file of torch.save, read separately."""
+    """Return the unread weights under `entry` of a file of torch.save, and the opened file."""
     checkpoint = open_checkpoint(path)
     stored = stored_tensors(checkpoint, entry)
     return {n: Lazy(s.shape, lambda s=s: checkpoint.tensor(s)) for n, s in stored.items()}, checkpoint
 
 
 def lazy_safetensors(path: Path) -> Weights:
-    """The weights of a safetensors file, read separately."""
+    """Return the unread weights of a safetensors file."""
 
     def read(name: str) -> Tensor:
-        with open_weights(path) as file:  # opened each time, so that earlier tensors are not kept in memory
+        with open_weights(path) as file:  # opened for each tensor, so that earlier tensors are not kept in memory
             return file.get_tensor(name).clone()
 
     with open_weights(path) as file:
@@ -74,7 +75,7 @@ def lazy_safetensors(path: Path) -> Weights:
 
 
 def open_published(files: Sequence[Path]) -> FoundWeights:
-    """Checkpoints in the published layout; their names are vqvae or prior_level_N."""
+    """Open checkpoints in the published layout; UserError for a file whose name has neither vqvae nor prior_level_N."""
     source = FoundWeights()
     for path in files:
         weights, checkpoint = lazy_file(path)
@@ -90,7 +91,10 @@ def open_published(files: Sequence[Path]) -> FoundWeights:
 
 
 def open_port(folder: Path) -> FoundWeights:
-    """A hub folder of the registry's port: shards joined, tensors under their published names."""
+    """Open a hub folder of the port and return all its shards as one checkpoint, with tensors under published names.
+
+    UserError if weights are missing or unknown.
+    """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     shards = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not shards:
@@ -123,11 +127,11 @@ def _missing_shards(folder: Path, shards: Sequence[Path]) -> list[str]:
 
 
 def fit(weights: Weights, config: AutoregressiveConfig) -> Weights:
-    """Check and rename published tensors; ValueError names the first that is missing or misshapen."""
+    """Rename published tensors to our names and check names and shapes; ValueError names the first wrong tensor."""
     with torch.device("meta"):
         expected = AutoregressivePrior(config).state_dict()
     ours = {prior_key(name): tensor for name, tensor in weights.items()}
-    if config.tied and "x_out.weight" in ours:  # one table under two names; the port may have either
+    if config.tied and "x_out.weight" in ours:  # one table under two names; the port may have only one of them
         out = ours.pop("x_out.weight")
         if "x_emb.weight" not in ours:
             ours["x_emb.weight"] = out
@@ -146,7 +150,10 @@ def fit(weights: Weights, config: AutoregressiveConfig) -> Weights:
 def fitting(
     weights: Weights, candidates: Sequence[Mapping[str, Any]], codec_hps: Mapping[str, Any]
 ) -> tuple[Weights, AutoregressiveConfig]:
-    """The first of several settings whose prior has these weights; ValueError with the last error if there is none."""
+    """Return the renamed weights and the configuration of the first candidate settings that match the weights.
+
+    ValueError with the last error if no candidate matches.
+    """
     wrong: Exception = ValueError("no settings")
     for hps in candidates:
         try:
@@ -158,5 +165,5 @@ def fitting(
 
 
 def write_prior(path: Path, weights: Weights, dtype: torch.dtype, done: Callable[[int], object] | None = None) -> None:
-    """Write a prior's file in `dtype`; norms stay in float32, in which they are computed."""
+    """Write a prior's file in `dtype`. Norms stay in float32, the dtype of their computation."""
     write_streamed(path, weights, lambda name: torch.float32 if is_norm(name) else dtype, done)

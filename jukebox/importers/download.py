@@ -1,4 +1,4 @@
-"""Download a large file: a partial download is kept and continued, and a complete file is renamed into place."""
+"""Download a large file. A partial download is kept and resumed, and a complete file is renamed to its final name."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ TRIES = 5  # consecutive attempts without data
 
 
 def download(url: str, path: str | Path, *, sha256: str = "", wait: float = 1.0, timeout: float = 30.0) -> Path:
-    """Download `url` to `path` unless it exists; a partial file (`.part`) is continued.
+    """Download `url` to `path` unless the file exists, and return `path`. A partial file (`.part`) is resumed.
 
-    The length from the server and `sha256` (its first digits, if known) are checked before the file is renamed. An existing
-    file with other content is reported and downloaded again. `wait` and `timeout` are in seconds.
+    The server's length and the first digits of the SHA-256 (`sha256`, if known) are checked before the file is renamed. An
+    existing file with other content is reported and downloaded again. `wait` and `timeout` are in seconds. UserError if the
+    server cannot be reached or the content is wrong.
     """
     path = Path(path)
     if path.is_file():
@@ -64,7 +65,7 @@ def download(url: str, path: str | Path, *, sha256: str = "", wait: float = 1.0,
 
 
 def misfit(path: Path, sha256: str = "") -> str:
-    """Describe a file that is not the expected one; an empty text if it may be."""
+    """Describe what is wrong with a file; empty if it may be the expected file."""
     if wrong := stand_in(path):
         return wrong
     if sha256 and (found := file_hash(path, len(sha256))) != sha256:
@@ -73,20 +74,23 @@ def misfit(path: Path, sha256: str = "") -> str:
 
 
 def _fetch(url: str, part: Path, timeout: float) -> int | None:
-    """Continue `part` to its end; return the server's total length; OSError if the connection breaks."""
+    """Resume the download of `part` and return the total length that the server states (None: unknown).
+
+    OSError if the connection breaks.
+    """
     have, tag = part.stat().st_size if part.is_file() else 0, part.with_name(part.name + ".tag")
     request = urllib.request.Request(quote(url, safe=":/?&=%~+@,;"), headers={"User-Agent": "jukebox"})
     if have:
         request.add_header("Range", f"bytes={have}-")
         if tag.is_file():
-            request.add_header("If-Range", tag.read_text())  # another version of the file is sent from its beginning
+            request.add_header("If-Range", tag.read_text())  # if the file has changed, the server sends it from its start
     try:
         response = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         whole = re.fullmatch(r"bytes \*/(\d+)", error.headers.get("Content-Range", ""))
         if error.code == 416 and whole and int(whole[1]) == have:
             return have
-        if error.code == 416:  # longer than on the server: not the same file
+        if error.code == 416:  # the partial file is longer than the server's file, so it is another file
             part.unlink()
             raise OSError("the partial file does not match the server's file; the download starts again") from error
         raise

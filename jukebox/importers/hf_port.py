@@ -1,7 +1,7 @@
-"""The published models in the format of the registry's port: tensor names and settings, converted to the published ones.
+"""Convert tensor names and settings of the transformers port of the published models to the published ones.
 
-The hub folders `openai/jukebox-*` hold codec and priors in one state dict (`vqvae.`, `priors.0.` for the top level and
-so on down), in one file or in shards, with a config.json. Linear layers keep their published orientation.
+The hub folders `openai/jukebox-*` contain codec and priors in one state dict, in one file or in shards, with a config.json. The
+prefixes are `vqvae.`, `priors.0.` for the top level, and so on to the finest. Linear layers keep their published orientation.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_PARTS = {"c_attn", "c_proj", "c_enc_kv", "c_fc", "proj_in"}  # linear layers: weight and bias in the port, w and b as published
+_PARTS = {"c_attn", "c_proj", "c_enc_kv", "c_fc", "proj_in"}  # linear layers: weight and bias in the port are published w and b
 _WHOLE = {
     "conditioner_blocks.embed_tokens": "conditioner_blocks.0.x_emb",
     "conditioner_blocks.layer_norm": "conditioner_blocks.0.ln",
@@ -27,7 +27,10 @@ _SUFFIX = {"weight": "w", "bias": "b"}
 
 
 def published_codec_name(name: str, downs_t: Sequence[int]) -> str:
-    """The published name of a tensor of the port's codec (`vqvae.` is left out); ValueError if it is none."""
+    """Return the published name of a tensor of the port's codec; ValueError for other names.
+
+    `name` is without the prefix `vqvae.`; `downs_t` are the halvings of each stage.
+    """
     if found := re.fullmatch(r"bottleneck\.level_blocks\.(\d+)\.codebook", name):
         return f"bottleneck.level_blocks.{found[1]}.k"
     if re.fullmatch(r"decoders\.\d+\.out\.(weight|bias)", name):
@@ -46,7 +49,10 @@ def published_codec_name(name: str, downs_t: Sequence[int]) -> str:
 
 
 def _step(inner: str, block: str, conv_first: bool, stack: str = "model") -> str:
-    """Position of a convolution in a stage; the port has one flat list of alternating convolutions and stacks."""
+    """Return the published position of a convolution in a stage.
+
+    The port has one flat list in which convolutions and stacks of residual blocks alternate.
+    """
     found = re.fullmatch(rf"{block}\.(\d+)(?:\.resnet_block\.(\d+)\.conv1d_([12]))?", inner)
     if found is None:
         raise ValueError(f"{inner} is no part of a stage")
@@ -60,7 +66,7 @@ def _step(inner: str, block: str, conv_first: bool, stack: str = "model") -> str
 
 
 def published_prior_name(name: str) -> str:
-    """The published name of a tensor of one of the port's priors (`priors.N.` is left out); ValueError if it is none."""
+    """Return the published name of a tensor of the port's prior (without `priors.N.`); ValueError for other names."""
     stem, _, kind = name.rpartition(".")
     if name in ("prior.pos_emb.pos_emb", "prior.start_token"):
         return name
@@ -82,7 +88,7 @@ def published_prior_name(name: str) -> str:
     raise ValueError(f"{name} is no tensor of the port's priors")
 
 
-# -------------------- settings: what config.json leaves out has the port's default
+# -------------------- settings: published name -> (name in the port, default if config.json has no value)
 
 _CODEC = {
     "sr": ("sample_rate", 44100), "levels": ("levels", 3), "downs_t": ("res_downs_t", (3, 2, 2)),
@@ -119,7 +125,7 @@ def _order(config: Mapping[str, Any]) -> int:
 
 
 def codec_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The codec's published settings from the port's config.json."""
+    """Return the codec's settings under published names, from the port's config.json."""
     given = config.get("vqvae_config") or {}
     settings = {ours: given.get(theirs, default) for ours, (theirs, default) in _CODEC.items()}
     lists = {name: tuple(value) for name, value in settings.items() if isinstance(value, list)}
@@ -127,7 +133,7 @@ def codec_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def prior_settings(config: Mapping[str, Any]) -> dict[int, dict[str, Any]]:
-    """Every prior's published settings from the port's config.json, by our level (0 is the finest)."""
+    """Return each prior's settings under published names, by level (0 is the finest), from the port's config.json."""
     single = [config.get(name) for name in ("prior_0", "prior_1", "prior_2")]
     given = config.get("prior_config_list") or [prior for prior in single if isinstance(prior, Mapping)]
     found = {}

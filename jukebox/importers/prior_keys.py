@@ -1,7 +1,7 @@
-"""Published priors: the mapping between their tensor names and ours, in both directions.
+"""Mapping between the tensor names of published priors and ours, in both directions.
 
-Tensors keep their layout, so importing is renaming. If the output shares the embedding's table, their files store it under both
-names, ours once. The models: arXiv:2005.00341 and the repository beside it.
+Tensors keep their layout, so an import only renames them. If output and embedding share a table, published files store it under
+both names, and our files store it once. The published models are those of arXiv:2005.00341 and its repository.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor
 from jukebox.importers.vqvae_keys import rename
 from priors.autoregressive.config import AutoregressiveConfig
 
-# L layer, I step (one doubling), D residual block, T the rest of the name, W weight or bias. Entry 0 of the published
-# conditioner is the projection in, so that its steps are numbered from 1. A conditioner that was trained with gradient
-# checkpointing calls its list of residual blocks `blocks`, one without calls it `model`: {B}.
+# Fields: L layer, I step (one doubling), D residual block, T the rest of the name, W weight or bias, B `blocks` or `model`.
+# Entry 0 of the published conditioner is the input projection, so its steps are numbered from 1. The list of residual blocks is
+# called `blocks` in a conditioner that was trained with gradient checkpointing, and `model` in others.
 _PRIOR = [
     ("prior.transformer._attn_mods.{L}.{T}", "trunk.layers.{L}.{T}"),
     ("prior.x_emb.weight", "x_emb.weight"),
@@ -45,14 +45,17 @@ _PRIOR = [
 
 
 def prior_key(published: str) -> str:
-    """Our name of a published prior's tensor; ValueError for a name that no published prior has."""
+    """Return our name of a published prior's tensor; ValueError for a name that no published prior has."""
     if (ours := rename(published.removeprefix("module."), _PRIOR)) is None:
         raise ValueError(f"tensor {published!r} is none of a published prior's; is this the file of a prior?")
     return ours
 
 
 def published_prior_key(ours: str, checkpointed: bool = True) -> str:
-    """The published name of our tensor; the conditioner of every released model was trained `checkpointed`."""
+    """Return the published name of our tensor; ValueError if it has none.
+
+    checkpointed: whether the conditioner was trained with gradient checkpointing, as in all released models
+    """
     blocks = {"B": "blocks" if checkpointed else "model"}
     if (published := rename(ours, [(b, a) for a, b in _PRIOR], blocks)) is None:
         raise ValueError(f"tensor {ours!r} has no published name; published priors have no such part")
@@ -60,7 +63,10 @@ def published_prior_key(ours: str, checkpointed: bool = True) -> str:
 
 
 def from_published(state: Mapping[str, Tensor], config: AutoregressiveConfig) -> dict[str, Tensor]:
-    """A published state dict under our names, for `AutoregressivePrior(config)`; nothing is copied."""
+    """Return a published state dict under our names, for `AutoregressivePrior(config)`, without copies of tensors.
+
+    ValueError if two tensors get the same name, or if the tables of embedding and output differ but `config` ties them.
+    """
     renamed = {prior_key(name): tensor for name, tensor in state.items()}
     if len(renamed) != len(state):
         raise ValueError("two tensors of this file have the same name in ours; the file mixes two ways of naming")
@@ -71,7 +77,7 @@ def from_published(state: Mapping[str, Tensor], config: AutoregressiveConfig) ->
 
 
 def to_published(state: Mapping[str, Tensor], config: AutoregressiveConfig, checkpointed: bool = True) -> dict[str, Tensor]:
-    """The state dict of a prior under its published names: the inverse of `from_published`."""
+    """Return the state dict of a prior under published names: the inverse of `from_published`."""
     named = {published_prior_key(name, checkpointed): tensor for name, tensor in state.items()}
     if config.tied:
         named["prior.x_out.weight"] = named["prior.x_emb.weight"]

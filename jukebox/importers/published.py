@@ -1,6 +1,6 @@
-"""Convert a published set to a model folder: its codec, its priors, and the labels of each prior.
+"""Convert a published set to a model folder: the codec, the priors, and the labels of each prior.
 
-Before anything is written, all parts are checked: settings, the shape of every tensor, the number of names in the id tables,
+All parts are checked before any file is written: settings, the shape of every tensor, the number of names in the id tables, and
 the vocabulary.
 """
 
@@ -25,7 +25,11 @@ from vqvae.jukebox.vqvae import VQVAE
 
 
 def codec_settings(source: FoundWeights, out: str | Path) -> dict[str, Any]:
-    """The settings of the set's codec: those in its file, else of the codec that `out` has, else the published ones."""
+    """Return the settings of the set's codec.
+
+    They come from the codec's file. A file without settings has the published ones. If the set has no codec, they come from
+    the codec of the model folder `out`. UserError if `out` has no codec either.
+    """
     if source.codec_hps and {"levels", "downs_t", "strides_t"} <= set(source.codec_hps):
         return VQVAES["vqvae"] | source.codec_hps
     if source.codec is not None:
@@ -38,9 +42,10 @@ def codec_settings(source: FoundWeights, out: str | Path) -> dict[str, Any]:
 
 
 def versions_of(name: str, source: FoundWeights, top: int) -> dict[int, str]:
-    """The version of labels and vocabulary of each prior, v2 or v3; a prior without labels is left out.
+    """Return the version of labels and vocabulary, v2 or v3, of each prior with labels.
 
-    It is in the settings of the file. Without them the top prior has that of its set, and the upsamplers v2.
+    The settings of the file contain the version. Without this setting, the top prior has the version of the set, and upsamplers
+    have v2.
     """
     found = {}
     for level in source.priors:
@@ -54,7 +59,7 @@ def versions_of(name: str, source: FoundWeights, top: int) -> dict[int, str]:
 
 
 def fit_prior(name: str, source: FoundWeights, level: int, codec: Mapping[str, Any]) -> tuple[Weights, AutoregressiveConfig]:
-    """A prior's weights under our names, and its shape; UserError if they are not of the set."""
+    """Return a prior's weights under our names, and its configuration; UserError if the prior does not belong to the set."""
     top, where, hps = codec["levels"] - 1, source.where[level], source.prior_hps.get(level) or {}
     named = SETS[name][1] if level == top else f"upsampler_level_{level}"
     candidates = [hps, PRIORS[named]] if {"prior_width", "attn_order", "n_ctx"} <= set(hps) else [PRIORS[named]]
@@ -72,7 +77,7 @@ def fit_prior(name: str, source: FoundWeights, level: int, codec: Mapping[str, A
 
 
 def check_tables(config: AutoregressiveConfig, tables: PublishedLabels, where: Path) -> None:
-    """Raise UserError if the tables have more names, or another vocabulary, than the prior."""
+    """Raise UserError if the tables have more names than the prior, or another vocabulary."""
     labels, characters = tables.labels(), Characters(PUBLISHED[tables.version]).size
     assert config.labels
     for what, named, known in (
@@ -87,7 +92,7 @@ def check_tables(config: AutoregressiveConfig, tables: PublishedLabels, where: P
 
 
 def write_codec(name: str, source: FoundWeights, hps: Mapping[str, Any], version: str, out: str | Path) -> ModelFolder:
-    """The model folder with its codec, which is read whole."""
+    """Create the model folder with the codec, whose tensors are all read, and return the folder."""
     assert source.codec is not None
     config = vqvae_config(hps)
     try:
@@ -102,7 +107,7 @@ def write_codec(name: str, source: FoundWeights, hps: Mapping[str, Any], version
 
 
 class PublishedSet:
-    """The checked parts of a set; `write` writes them to the model folder `out`."""
+    """The parts of a published set. The constructor checks them, `write` writes them to the model folder `out`."""
 
     def __init__(self, name: str, source: FoundWeights, out: str | Path) -> None:
         self.name, self.source, self.out, self.codec = name, source, Path(out), codec_settings(source, out)
@@ -110,7 +115,7 @@ class PublishedSet:
         self.versions = versions_of(name, source, top)
         self.priors = {level: fit_prior(name, source, level, self.codec) for level in sorted(source.priors, reverse=True)}
         self.labels: dict[int, Labels] = {}
-        # the version of the vocabulary, and of the labels unless a level has others
+        # the version of the vocabulary; labels of another version are stored for their prior only
         self.version = self.versions.get(top, SETS[name][2])
 
     @property
@@ -119,13 +124,17 @@ class PublishedSet:
         return sum(math.prod(tensor.shape) for weights, _ in self.priors.values() for tensor in weights.values())
 
     def take_names(self, tables: Mapping[str, PublishedLabels]) -> None:
-        """Read the id tables of every version in `versions`; UserError if one does not match its prior."""
+        """Take the labels of each prior from the id tables of its version; UserError if tables do not match the prior."""
         for level, version in self.versions.items():
             check_tables(self.priors[level][1], tables[version], self.source.where[level])
         self.labels = {level: tables[version].labels() for level, version in self.versions.items()}
 
     def write(self, dtype: str, done: Callable[[int], object] | None = None) -> ModelFolder:
-        """Write the codec, then the priors, coarsest first; `done` is called with the number of bytes written."""
+        """Write the codec (if the set has one), the priors, coarsest first, and the labels; return the model folder.
+
+        dtype: dtype of the priors, a key of DTYPES
+        done: is called with the number of bytes after each written tensor of a prior
+        """
         model = ModelFolder.from_pretrained(self.out) if self.source.codec is None else write_codec(
             self.name, self.source, self.codec, self.version, self.out
         )  # fmt: skip

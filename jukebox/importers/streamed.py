@@ -1,8 +1,8 @@
-"""A safetensors file written tensor by tensor: first its header, then each tensor when it is read.
+"""Write a safetensors file tensor by tensor: the header first, then each tensor as soon as it is read.
 
-The format: eight bytes with the header's length, the header in json (name -> dtype, shape, offsets), the data. Shapes are known
-before anything is read, so a checkpoint of any size needs the memory of one tensor only. The dtype is converted in blocks, so
-that the result is never in memory as a whole.
+The file has eight bytes with the header's length, the header in json (name -> dtype, shape, offsets), and the data. Shapes are
+known before any tensor is read, so a checkpoint of any size needs the memory of one tensor only. The dtype is converted in
+blocks, so that the converted tensor is never in memory as a whole.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NAMES = {
 
 @dataclass(frozen=True)
 class Lazy:
-    """A tensor that is read when it is needed."""
+    """A tensor of known shape that is read on demand."""
 
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
@@ -37,7 +37,11 @@ class Lazy:
 def write_streamed(
     path: Path, tensors: Mapping[str, Lazy], dtype: Callable[[str], torch.dtype], done: Callable[[int], object] | None = None
 ) -> None:
-    """Write `tensors` in the dtypes of `dtype` by name, atomically; `done` is called with the number of bytes written."""
+    """Write `tensors` to `path` atomically. ValueError if a tensor has another shape than its header.
+
+    dtype: returns the dtype of a tensor by name
+    done: is called with the number of bytes after each tensor
+    """
     # wide dtypes first, so that every tensor is aligned
     order = sorted(tensors, key=lambda name: (-dtype(name).itemsize, name))
     header, end = {}, 0
@@ -59,4 +63,4 @@ def write_streamed(
                 file.write(flat[start : start + PIECE].to(dtype(name)).view(torch.uint8).numpy().tobytes())
             if done is not None:
                 done(flat.numel() * dtype(name).itemsize)
-            del flat  # before the next one is read
+            del flat  # frees memory before the next tensor is read

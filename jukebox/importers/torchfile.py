@@ -1,14 +1,14 @@
 """Read files of `torch.save`, from 2020 to today, without executing code in their pickles.
 
-A pickle is a program that may call any Python function. Here a name is mapped to one of a few known objects (a tensor recipe, a
-storage type, an ordered dict) or to an inert placeholder, which accepts any call, items and state, and does nothing. So a file
-may also contain optimiser states and settings of any class. Two formats:
+A pickle is a program that may call any Python function. This reader maps each name to one of a few known objects (a tensor
+recipe, a storage type, an ordered dict) or to an inert placeholder. The placeholder accepts any call, items and state, and does
+nothing. So a file may also contain optimiser states and settings of any class. There are two formats:
 
     zip (torch 1.6 and later)   a pickle and a record for every storage
     legacy (the 2020 files)     five pickles in sequence, then the storages
 
-Tensors are recipes (`StoredTensor`) that are read on demand. Unused tensors, such as an optimiser's state, are
-never read. So a checkpoint of any size is converted in the memory of its largest tensor.
+Tensors are recipes (`StoredTensor`) that are read on demand. Unused tensors, such as an optimiser's state, are never read. So
+the conversion of a checkpoint of any size needs the memory of its largest tensor only.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STORAGES = {f"{kind}Storage": getattr(torch, f"{kind}Tensor").dtype for kind in 
 
 
 class Placeholder(dict):
-    """A placeholder for an object of an unknown class: it stores its items and does nothing."""
+    """Placeholder for an object of an unknown class. It stores items and does nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Placeholder:
         return super().__new__(cls)
@@ -56,12 +56,12 @@ class Placeholder(dict):
         pass
 
     append = extend = add = ignore
-    __hash__ = object.__hash__  # type: ignore[assignment]  # a key of a dict, as an enumeration's value may be
+    __hash__ = object.__hash__  # type: ignore[assignment]  # a value of an enumeration may be a key of a dict
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A storage in the file: `size` values under `key`."""
+    """A storage in the file. It has `size` values, and `key` is its name in the file."""
 
     dtype: torch.dtype
     key: str
@@ -70,7 +70,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor that has not been read: a window of a storage."""
+    """A tensor that has not been read: a view of a storage. Offset and stride count values."""
 
     storage: Storage
     offset: int
@@ -80,11 +80,11 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class PublishedCheckpoint:
-    """Content of a file: plain values, placeholders and unread tensors; `tensor` reads one of them."""
+    """Content of a file: plain values, placeholders and unread tensors. `tensor` reads a tensor."""
 
     content: Any
     path: Path
-    read: Callable[[Storage, int, int], Tensor]  # reads a number of values of a storage from an offset
+    read: Callable[[Storage, int, int], Tensor]  # (storage, offset, count) -> values
 
     def tensor(self, stored: StoredTensor) -> Tensor:
         """Read the tensor; UserError if it exceeds its storage or the file is too short."""
@@ -103,7 +103,7 @@ _AGAIN = "the file is cut short or damaged: download or copy it again"
 
 
 def open_checkpoint(path: str | Path) -> PublishedCheckpoint:
-    """Open a file of `torch.save`, either format; UserError for other or truncated files."""
+    """Open a file of `torch.save` in either format; UserError for other or truncated files."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no file {path}")
@@ -116,15 +116,15 @@ def open_checkpoint(path: str | Path) -> PublishedCheckpoint:
             return _open_zip(path, file) if is_zip else _open_legacy(path, file)
     except UserError:
         raise
-    except Exception as error:  # any error that a damaged pickle can cause
+    except Exception as error:  # a damaged pickle can cause any error
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise UserError(f"{path} cannot be read as a file of torch.save ({reason}); {_AGAIN}") from error
 
 
 def stored_tensors(checkpoint: PublishedCheckpoint, entry: str = "model") -> dict[str, StoredTensor]:
-    """The unread tensors under `entry` (empty: of the file), without the `module.` prefix of a wrapped model.
+    """Return the unread tensors under `entry` (empty: of the whole file) by name, without `module.` of wrapped models.
 
-    UserError for any other entry.
+    UserError if there is no such entry, or if it contains anything but tensors.
     """
     content, path = checkpoint.content, checkpoint.path
     if not isinstance(content, Mapping) or (entry and not isinstance(content.get(entry), Mapping)):
@@ -141,12 +141,12 @@ def stored_tensors(checkpoint: PublishedCheckpoint, entry: str = "model") -> dic
 
 
 def state_dict(checkpoint: PublishedCheckpoint, entry: str = "model") -> dict[str, Tensor]:
-    """The tensors under `entry`, all read; UserError as in `stored_tensors`."""
+    """Read all tensors under `entry`; UserError as in `stored_tensors`."""
     return {name: checkpoint.tensor(stored) for name, stored in stored_tensors(checkpoint, entry).items()}
 
 
 class _Unpickler(pickle.Unpickler):
-    """Map names to the few known objects, all others to placeholders; nothing is imported or called."""
+    """Maps known names to objects and all other names to placeholders. It imports and calls nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in STORAGES:
@@ -161,7 +161,7 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         kind, *rest = pid
-        if kind == "module":  # legacy: a class with its source
+        if kind == "module":  # legacy format: a class with its source
             return rest[0]
         dtype, key, _, size = rest[:4]
         if kind != "storage" or not isinstance(dtype, torch.dtype) or (len(rest) > 4 and rest[4] is not None):
@@ -170,11 +170,14 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _load(file: BinaryIO, unpickler: Callable[[BinaryIO], pickle.Unpickler] = _Unpickler) -> Any:
-    """Load the pickle that begins here, after checking that no opcode requests more memory than the file's size justifies."""
+    """Load the pickle that begins at the position of `file`.
+
+    First check that the memo table is not longer than the file. A damaged index would allocate a huge table.
+    """
     start, end = file.tell(), file.seek(0, io.SEEK_END)
     file.seek(start)
     for word, argument, _ in pickletools.genops(file):
-        if word.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > end:  # the memo table is as long
+        if word.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > end:  # index in the memo table
             raise pickle.UnpicklingError(f"object {argument} is to be remembered, of {end} bytes")
     file.seek(start)
     return unpickler(file).load()
@@ -235,7 +238,7 @@ def _open_legacy(path: Path, file: BinaryIO) -> PublishedCheckpoint:
 
     content = _load(file, lambda opened: Listing(opened, encoding="utf-8"))
     places, end = {}, path.stat().st_size
-    for key in _load(file):  # the storages lie in this order, each after its count
+    for key in _load(file):  # storages are in this order; the number of values is before each storage
         storage = seen[str(key)]
         (count,) = struct.unpack("<q", _exactly(file, 8))
         places[storage.key] = file.tell()
@@ -258,7 +261,7 @@ def _numbers(file: BinaryIO, place: int, dtype: torch.dtype, start: int, count: 
 
 def _exactly(file: BinaryIO, count: int) -> bytearray:
     there = os.fstat(file.fileno()).st_size - file.tell()
-    if count > there:  # before this memory is allocated
+    if count > there:  # checked before this memory is allocated
         raise EOFError(f"the file ends {count - there} bytes early")
     data = bytearray(count)
     if (got := file.readinto(data)) != count:  # type: ignore[attr-defined]

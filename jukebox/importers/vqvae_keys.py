@@ -1,7 +1,7 @@
 """Mapping between the tensor names of published VQ-VAE checkpoints and ours.
 
 The released files are state dicts of the 2020 code ("Jukebox: A Generative Model for Music", arXiv:2005.00341). Each table is a
-list of pairs (their pattern, our pattern) with numbered fields, read in both directions: the mapping is one-to-one.
+list of pairs (published pattern, our pattern) with named fields. The mapping is one-to-one and works in both directions.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 from vqvae.jukebox.config import VQVAEConfig
 from vqvae.jukebox.vqvae import VQVAE
 
-# L level, S stage, I step (one halving), D residual block, W weight or bias. A published stage is one list: in an
-# encoder its last entry is the projection out; in a decoder entry 0 is the projection in, so steps count from 1.
+# Fields: L level, S stage, I step (one halving), D residual block, W weight or bias. A published stage is one list. In an
+# encoder the last entry is the output projection. In a decoder entry 0 is the input projection, so steps count from 1.
 _ENCODER, _OUR_ENCODER = "encoders.{L}.level_blocks.{S}.model.", "levels.{L}.encoder.stages.{S}."
 _DECODER, _OUR_DECODER = "decoders.{L}.level_blocks.{S}.model.", "levels.{L}.decoder.stages.{S}."
 _VQVAE = [
@@ -39,14 +39,17 @@ _VALUES = {"B": "blocks|model", "W": "weight|bias", "T": ".+"}  # any other fiel
 
 @cache
 def _pattern(template: str) -> re.Pattern[str]:
-    """A regular expression for the names of a template, with a group for every field."""
+    """Return a regular expression that matches the names of a template. Each field is a group."""
     parts = _FIELD.split(template)  # text, field, shift, text, field, shift, text ..
     fields = [f"(?P<{field}>{_VALUES.get(field, '[0-9]+')})" for field in parts[1::3]]
     return re.compile("".join(re.escape(text) + field for text, field in zip(parts[0::3], [*fields, ""])))
 
 
 def rename(name: str, table: Iterable[tuple[str, str]], extra: Mapping[str, str] | None = None) -> str | None:
-    """Map `name` from the left to the right column of `table`, None if no row matches; `extra` has the missing fields."""
+    """Map `name` from the left to the right column of `table`; None if no row matches.
+
+    `extra` has values of fields that the left column lacks.
+    """
     for source, target in table:
         if found := _pattern(source).fullmatch(name):
             fields = {**(extra or {}), **found.groupdict()}
@@ -61,15 +64,15 @@ def _shifted(value: str, by: int) -> str:
 
 
 def vqvae_key(published: str) -> str:
-    """Our name of a published VQ-VAE tensor; KeyError if it is none."""
+    """Return our name of a published VQ-VAE tensor; KeyError for other names."""
     if (ours := rename(published.removeprefix("module."), _VQVAE)) is None:
         raise KeyError(f"{published} is no tensor of a published VQ-VAE")
     return ours
 
 
 def published_vqvae_key(ours: str, downs_t: Sequence[int]) -> str:
-    """The published name of one of our VQ-VAE tensors, the inverse of `vqvae_key`; KeyError for tensors that the files do not have."""
-    # a stage's output projection is numbered after its halvings, which our name does not contain
+    """Return the published name of our VQ-VAE tensor: the inverse of `vqvae_key`; KeyError for other tensors."""
+    # the index of a stage's output projection is the number of halvings, which our name does not contain
     stage = re.search(r"\.encoder\.stages\.(\d+)\.", ours)
     extra = {"I": str(downs_t[int(stage[1])])} if stage else {}
     if (published := rename(ours, [(b, a) for a, b in _VQVAE], extra)) is None:
@@ -78,11 +81,10 @@ def published_vqvae_key(ours: str, downs_t: Sequence[int]) -> str:
 
 
 def vqvae_state(published: Mapping[str, Tensor], config: VQVAEConfig) -> dict[str, Tensor]:
-    """Convert the published state dict to that of our VQVAE; ValueError with the name of a tensor that is missing or has
-    another shape.
+    """Convert a published state dict to the state dict of our VQVAE.
 
     The published files lack the moving averages of the codebook. These averages start as if each code were used once per
-    batch.
+    batch. ValueError names a tensor that is missing or has another shape.
     """
     with torch.device("meta"):
         expected = VQVAE(config).state_dict()

@@ -1,16 +1,16 @@
-"""Predict memory by part and time by level of a sampling run, from configurations and the request alone.
+"""Predict the memory of each part and the time of each level of a sampling run, from configurations and the request alone.
 
-    weights       of the one level that is in memory
-    cache         keys and values of a window, for the context of each pattern
+    weights       weights of the one level that is in memory
+    cache         keys and values of a window, for the context of each attention pattern
     conditions    encoded conditions of a window
-    activations   of its prompt, or of upsampling the codes above
-    sound         the level's codec and its decoding
+    activations   activations of the prompt, or of the upsampling of codes above
+    sound         the codec of the level and its decoding
     framework     the interpreter, torch and its libraries
 
-The first four are those of `PriorConfig.decoding_cost`, for any kind of prior; those of the codec come from `CodecConfig`. The
-sound and the framework are measurements with torch 2.13. Time is predicted from three speeds (`Speed`). A sequential step reads
-weights and cache, and every layer has a fixed cost. Prefills, conditions, masked decoding and the codec are products of large
-matrices. `fit` changes a request until it fits into a given memory.
+`PriorConfig.decoding_cost` returns the first four parts for any kind of prior. The parameters and operations of the codec come
+from `CodecConfig`. Sound and framework use measurements with torch 2.13. Time is predicted from three speeds (`Speed`). A
+sequential step reads weights and cache, and every layer has a fixed cost. Prefills, conditions, masked decoding and the codec
+are products of large matrices. `fit` changes a request until it fits into a given memory.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ from vqvae.streams import CodecConfig
 Request = Mapping[str, Any]  # as in run.json
 # Bytes of a process that holds no model: CPU with torch 2.13 and the page's plots; CUDA: its context and libraries on the GPU.
 FRAMEWORK = {"cpu": 350_000_000, "cuda": 600_000_000}
-PIECES = {"cpu": 16_000_000, "cuda": 512_000_000}  # bytes of the decoder's blocks, whatever the length
+PIECES = {"cpu": 16_000_000, "cuda": 512_000_000}  # bytes of the decoder's blocks at any length
 WAITING = 8  # copies of the decoder's state in memory
-NARROW = 0.3  # share of the speed of large products that the codec's narrow convolutions reach
+NARROW = 0.3  # speed of the codec's narrow convolutions relative to large products
 WINDOWS = 64  # largest number of parallel windows of a song in a batch for --parallel
-MOST_WINDOWS = 4096  # largest number of listed windows of a level
+MOST_WINDOWS = 4096  # largest number of windows of a level that are listed
 GB = 1e9
-PARTS = ("weights", "cache", "conditions", "activations")  # of a prior
+PARTS = ("weights", "cache", "conditions", "activations")  # parts of a prior
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Speed of a machine: bytes of weights read per second, multiplications per second, and fixed seconds per layer."""
+    """Speed of a machine."""
 
-    bandwidth: float
-    products: float
-    layer: float
+    bandwidth: float  # bytes of weights and cache read per second in sequential steps
+    products: float  # operations per second in large matrix products
+    layer: float  # fixed seconds per layer of a sequential step
 
 
 @dataclass(frozen=True)
 class LevelPlan:
-    """Prediction for one level: bytes by part, sequential steps, codes to write (of all samples), and seconds."""
+    """Prediction for one level."""
 
     level: int
-    rows: int
-    parts: dict[str, int]
-    steps: int
-    codes: int
-    seconds: float | None
+    rows: int  # rows in parallel
+    parts: dict[str, int]  # bytes by part
+    steps: int  # sequential steps
+    codes: int  # codes to sample, of all samples
+    seconds: float | None  # None without a known speed
 
     @property
     def bytes(self) -> int:
@@ -68,7 +68,7 @@ class LevelPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """Prediction for a run; bytes are of the device's memory, and seconds are None without a known speed."""
+    """Prediction for a run. Bytes count the memory of the device. Seconds are None without a known speed."""
 
     levels: tuple[LevelPlan, ...]
     framework: int
@@ -91,7 +91,7 @@ class Plan:
         return None if None in times else sum(time for time in times if time is not None)
 
     def line(self) -> str:
-        """The run in one line."""
+        """Format memory, time, dtype and batch in one line."""
         time = "" if self.seconds is None else f" and {spell(self.seconds)}"
         return (
             f"predicted: {self.peak / GB:.2f} GB at the most (level {self.largest.level}){time}; {self.dtype}, "
@@ -100,7 +100,7 @@ class Plan:
 
 
 def spell(seconds: float) -> str:
-    """Format a time for people."""
+    """Format a time in seconds, minutes or hours, rounded."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -112,7 +112,11 @@ def spell(seconds: float) -> str:
 def plan_sampling(
     info: ModelInfo, request: Request, *, speeds: Mapping[int, Speed] | None = None, done: Mapping[int, int] | None = None
 ) -> Plan:  # fmt: skip
-    """The plan of a request (run.json's form) to a model; `done` is how many codes of a level there are already."""
+    """Predict the run of a request in the form of run.json.
+
+    speeds: speed by level; a level without a speed has no predicted time
+    done: number of existing codes by level
+    """
     levels = []
     for level in sorted(request["levels"], reverse=True):
         have = max((done or {}).get(level, 0), int(request["given"].get(str(level), 0)))
@@ -122,17 +126,17 @@ def plan_sampling(
 
 
 def batches_of(request: Request) -> list[list[int]]:
-    """Samples that are decoded in parallel."""
+    """Return the batches of a request: indices of the samples that are decoded in parallel."""
     return request.get("batches") or first_batches(len(request["samples"]), request["batch"])
 
 
 def device_of(request: Request) -> str:
-    """The device whose memory is limited: cuda, or the machine."""
+    """Return the device whose memory limits a run: "cuda" or "cpu"."""
     return "cuda" if request["device"].startswith("cuda") else "cpu"
 
 
 def _plan_level(info: ModelInfo, request: Request, level: int, have: int, speed: Speed | None) -> LevelPlan:
-    """One level: the cost of its prior, if there are codes to sample, and that of decoding all of its codes."""
+    """Predict one level: the cost of decoding all codes to audio and, if codes are missing, the cost of sampling them."""
     stream, samples, total = info.stream(level), len(request["samples"]), info.frames(request["seconds"], level)
     codec = info.codec_of(stream.name).config
     entry = prior_of(info, request, level) if have < total else None
@@ -140,7 +144,7 @@ def _plan_level(info: ModelInfo, request: Request, level: int, have: int, speed:
     if entry:
         planner = plan_windows(request, level, entry.config, stream.name)
         end = total
-        if planner.kind == "prefix":  # windows in sequence are alike, except the first and the last: of many, some are counted
+        if planner.kind == "prefix":  # inner windows cost the same: at most MOST_WINDOWS are counted and scaled
             end -= max(0, (total - have) // planner.step - MOST_WINDOWS) * planner.step
         share = (total - have) / (end - have)
         cost = entry.config.decoding_cost(_job(request, planner, level, stream.name, end, have))
@@ -156,7 +160,7 @@ def _plan_level(info: ModelInfo, request: Request, level: int, have: int, speed:
 
 
 def _job(request: Request, planner: WindowPlanner, level: int, stream: str, total: int, have: int) -> DecodingJob:
-    """The decoding job of a level; parallel windows are sampled whole, without a prompt."""
+    """Return the decoding job of a level. Parallel windows are sampled whole, without a prompt."""
     batches, before = batches_of(request), 0
     if planner.kind == "prefix":  # finished windows are not listed
         before = max(0, have - planner.n_ctx) // planner.step * planner.step
@@ -171,19 +175,19 @@ def _job(request: Request, planner: WindowPlanner, level: int, stream: str, tota
 
 
 def _sound_bytes(codec: CodecConfig, stream: str, values: int, samples: int, device: str) -> int:
-    """The codec of a stream, the state and working memory of its decoders, and audio of so many `values` on its page."""
-    held = (WAITING + samples / 2) * 4 * codec.decoder_state(stream)  # about half of each sample's state is filled
+    """Bytes of the codec of a stream, of the decoders' states and working memory, and of plotting `values` samples."""
+    held = (WAITING + samples / 2) * 4 * codec.decoder_state(stream)  # each sample's state is about half full
     return 4 * codec.parameter_count(stream) + round(held) + PIECES[device] + PAGE * values
 
 
-# ---- making it fit
+# ---- fitting a request into memory
 
 
 def check_memory(info: ModelInfo, request: Request, done: Mapping[int, int] | None = None) -> None:
-    """Raise UserError if a run needs more memory than is available; a run on a GPU reduces its batches by itself."""
+    """Raise UserError if a run on a CPU needs more memory than is available. A run on a GPU reduces its batches itself."""
     check_size(info, request["seconds"], len(request["samples"]))
     there = available_memory()
-    if plan_sampling(info, request, done=done).peak <= there:  # of the CPU where no device is chosen: this needs no torch
+    if plan_sampling(info, request, done=done).peak <= there:  # an automatic device counts as CPU here: no torch is needed
         return
     request = on_device(request)
     plan = plan_sampling(info, request, done=done)
@@ -203,12 +207,12 @@ def fitted(info: ModelInfo, request: Request, max_memory: str, ranks: int = 1) -
 
 
 def on_device(request: Request) -> dict[str, Any]:
-    """The request with its device chosen."""
+    """Return the request with a concrete device instead of an automatic choice."""
     return {**request, "device": choose_device(request["device"])}
 
 
 def read_size(text: str) -> int:
-    """Bytes of a --max_memory such as 8GB, 500MB, 7.5GiB; a number without a unit counts GB."""
+    """Parse a --max_memory such as 8GB, 500MB or 7.5GiB to bytes. A number without a unit counts GB."""
     match = re.fullmatch(r"([0-9]+\.?[0-9]*|\.[0-9]+)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
     if not match or not float(match[1]):
         raise UserError(f"--max_memory got {text!r}, expected a size such as 8GB or 500MB")
@@ -217,13 +221,14 @@ def read_size(text: str) -> int:
 
 
 def fit(info: ModelInfo, request: Request, max_memory: int, ranks: int = 1) -> dict[str, Any]:
-    """Changes of a request so that each process stays below `max_memory` bytes; UserError names a memory that would suffice.
+    """Choose dtype and batches of a request so that each process needs at most `max_memory` bytes.
 
-    If the request fits, nothing changes. Otherwise, without a dtype in the request, bfloat16 is tried, then fewer samples in
-    parallel, which changes codes by rounding only, then int8. Only one level is in memory at a time.
+    If the request fits, nothing changes. If it does not and it has no dtype, bfloat16 is tried before int8. For each dtype,
+    fewer samples in parallel are tried, which changes codes only by rounding. One level is in memory at a time. UserError
+    states a memory that would suffice.
     """
     samples = len(request["samples"])
-    windows = samples if not request["parallel"] else WINDOWS * samples  # where a batch counts both
+    windows = samples if not request["parallel"] else WINDOWS * samples  # with --parallel a batch counts windows of samples
     asked = request["batch"] or windows
     dtypes = [dtype_of(request)] if request.get("dtype") else ["float32", "bfloat16", "int8"]
     batches = sorted({-(-asked // passes) for passes in range(1, asked + 1)}, reverse=True)

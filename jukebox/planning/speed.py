@@ -1,9 +1,13 @@
 """Measure the decoding speed of this machine in half a second, before any model is loaded.
 
-`Speed` (jukebox/planning/sampling.py) has three numbers. All are measured by sampling from small priors. They are the fixed cost of a
-layer, from two depths; the rate at which matrices are read for a few rows, from a wide prior; the rate of large products, as in
-a prefill. The matrices together are as large as the model's own, up to a limit, because what fits into a processor's cache is
-read faster.
+`Speed` (jukebox/planning/sampling.py) has three numbers:
+
+    layer       fixed seconds per layer, from sampling steps of narrow priors of two depths
+    bandwidth   bytes per second at which a few rows read the matrices, from sampling steps of a wide prior
+    products    operations per second of a large matrix product, as in a prefill
+
+The matrices of the wide prior have the size of the model's matrices, up to a limit. Smaller matrices would fit into the cache
+of the processor and would be read faster.
 """
 
 from __future__ import annotations
@@ -22,14 +26,17 @@ from priors.noise import Generators
 from priors.prior import HasTrunk, Known, Window
 from priors.transformer.config import LOCAL, TrunkConfig
 
-MOST = 128_000_000  # bytes of matrices that are read
-SECONDS = 0.05  # time per measurement, at least two calls
-WIDTH, ROWS = 1024, 512  # of large products
+MOST = 128_000_000  # largest number of bytes of matrices that are read
+SECONDS = 0.05  # time per measurement, which has at least two calls
+WIDTH, ROWS = 1024, 512  # size of large products
 
 
 def measure(device: str, dtype: str, rows: int, matrices: int, compiled: bool) -> Speed:
-    """The speed of a device for `rows` decoded in parallel by a model of so many bytes of `matrices`, its steps compiled or not."""
-    stored = torch.bfloat16 if dtype == "int8" else getattr(torch, dtype)  # int8 is assumed to be read as fast
+    """Measure the speed of a device for a model with matrices of `matrices` bytes that decodes `rows` rows in parallel.
+
+    compiled: whether sampling steps are compiled
+    """
+    stored = torch.bfloat16 if dtype == "int8" else getattr(torch, dtype)  # int8 is assumed to have the bandwidth of bfloat16
     depth = max(1, min(matrices, MOST) // (_numbers(_trunk(WIDTH, 1)) * stored.itemsize))
     return _measure(device, stored, rows, depth, torch.get_num_threads(), compiled)
 
@@ -55,7 +62,7 @@ def _numbers(trunk: TrunkConfig) -> int:
 
 
 def _step_seconds(trunk: TrunkConfig, device: str, dtype: torch.dtype, rows: int, compiled: bool) -> float:
-    """Seconds that a small prior with this trunk takes per step of sampling; its weights are meaningless."""
+    """Measure the seconds per sampling step of a prior with this trunk and constant weights."""
     prior = hollow(AutoregressiveConfig("vq.0", 64, 8, 22050, trunk)).to_empty(device=device).to(dtype)
     for parameter in prior.parameters():
         parameter.fill_(0.01)
@@ -65,12 +72,12 @@ def _step_seconds(trunk: TrunkConfig, device: str, dtype: torch.dtype, rows: int
     noise = Generators([torch.Generator() for _ in range(rows)])
     window = Window(0, trunk.n_ctx, trunk.n_ctx)
     codes = prior.sample(prior.start(window, known, Conditions(), noise, {"vq.0": AutoregressiveParams()}))
-    next(codes)  # its logits come with the start of the window
+    next(codes)  # the prefill has computed the logits of the first step
     return _seconds(lambda: next(codes), device, trunk.n_ctx - 2)
 
 
 def _seconds(function: Callable[[], object], device: str, most: int = 1000) -> float:
-    """Seconds of one call: the best of those that fit into SECONDS, at least two and at most `most`."""
+    """Shortest time of one call in seconds. Calls repeat for SECONDS, at least twice and at most `most` times."""
 
     def done() -> float:
         if device.startswith("cuda"):

@@ -1,8 +1,8 @@
 """Training curves from log.jsonl as SVG and as one HTML page, without an account or a network.
 
-A panel shows one quantity over the steps, with a line for each part of the model: faint points and a running mean. Codecs and
-priors have different quantities, so each kind has separate panels. A quantity that spans two decades has a logarithmic axis.
-The page is self-contained, including the newest sounds and pictures of the training.
+A panel shows one quantity over the steps. Each part of the model has a faint line and its running mean. Codecs and priors have
+different quantities, so each kind has separate panels. A quantity that spans two decades has a logarithmic axis. The page is
+self-contained: it embeds the newest sounds and pictures of the training.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from jukebox.report.spectrograms import read_lines
 
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
 COLOURS = ("#b5304f", "#2f7fb5", "#3f9a56", "#c9861a", "#7d57b8", "#138f8a", "#8a6d3b", "#666a73")
-WIDTH, HEIGHT = 360, 210  # of a panel: pixels
+WIDTH, HEIGHT = 360, 210  # pixels of a panel
 LEFT, RIGHT, TOP, BOTTOM, LINE = 52, 10, 40, 24, 13  # margins, height of a line of text
-LEGEND_CHARACTERS = 52  # of a legend's line
+LEGEND_CHARACTERS = 52  # characters of a legend's line
 POINTS = 120  # largest number of points of a curve
 FIRST = ("bits", "loss", "spectral_convergence", "usage")  # the most important panels come first
-# name in a log.jsonl -> (title with the unit, meaning); `explain` also finds those of one level, book or phase
+# name in a log.jsonl -> (title with the unit, meaning); `explain` also finds names with a level, a book or a phase
 NAMES = {
     "step": ("steps", "optimiser steps so far"),
     "minutes": ("minutes", "training time so far, of all runs of this training together"),
@@ -88,7 +88,7 @@ NAMES = {
 
 
 def explain(name: str) -> tuple[str, str]:
-    """Title with unit, and meaning, of a name of a log; "" as the meaning of an unknown one."""
+    """Return title with unit, and meaning, of a name in a log. The meaning of an unknown name is empty."""
     bare, of = name, ""
     if found := re.fullmatch(r"(.+?)_?(book|l|)(\d+)", name):
         of = f", book {found[3]}" if found[2] == "book" else f", level {found[3]}"
@@ -101,7 +101,10 @@ def explain(name: str) -> tuple[str, str]:
 
 
 def read_parts(run: str | Path) -> dict[str, list[dict[str, Any]]]:
-    """The logs of MODEL, or of MODEL/training/PART, part -> lines; UserError where there are none."""
+    """Read the log lines of each part of a training; UserError if there are none.
+
+    run: a folder with log.jsonl, or a model folder with training/PART/log.jsonl
+    """
     run = Path(run)
     logs = [run / "log.jsonl"] if (run / "log.jsonl").is_file() else sorted((run / "training").glob("*/log.jsonl"))
     read = {log.parent.name: [line for line in read_lines(log) if "step" in line] for log in logs}
@@ -112,7 +115,7 @@ def read_parts(run: str | Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def labelled(runs: Mapping[str, str | Path]) -> dict[str, tuple[Path, list[dict[str, Any]]]]:
-    """The parts of several runs, label -> its folder and its lines; labels are as short as possible but unique."""
+    """Return label -> (folder, log lines) for the parts of several runs. Labels are as short as possible but unique."""
     found = {run: read_parts(folder) for run, folder in runs.items()}
     same = len({tuple(parts) for parts in found.values()}) == 1 and all(len(parts) == 1 for parts in found.values())
     out = {}
@@ -125,7 +128,7 @@ def labelled(runs: Mapping[str, str | Path]) -> dict[str, tuple[Path, list[dict[
 
 
 def curves_of(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dict[str, Curve]]:
-    """Quantity -> part -> its curve, in the order of the panels; a loss equal to the bits is left out."""
+    """Return quantity -> part -> curve, in the order of the panels. A loss that is equal to the bits has no curve."""
     names = dict.fromkeys(name for lines in parts.values() for line in lines for name in line)
     found: dict[str, dict[str, Curve]] = {}
     for name in sorted(names, key=lambda n: FIRST.index(n) if n in FIRST else len(FIRST)):
@@ -139,7 +142,7 @@ def curves_of(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dic
 
 
 def chosen_curves(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequence[str]) -> dict[str, dict[str, Curve]]:
-    """The curves of `only`, or all; UserError if there are none."""
+    """Return the curves of the quantities in `only` (empty: all); UserError if the logs have none of them."""
     curves = {name: each for name, each in curves_of(parts).items() if not only or name in only}
     if not curves:
         raise UserError(f"no log holds {', '.join(only)}; there are {', '.join(curves_of(parts))}")
@@ -155,21 +158,21 @@ def short(value: float) -> str:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """A running mean over a twenty-fifth of the curve, as long as the curve."""
+    """Running mean of a curve over windows of 1/25 of its length. The result has the length of the curve."""
     width = max(1, len(values) // 25)
     padded = np.pad(values, (width // 2, (width - 1) // 2), mode="edge")
     return np.convolve(padded, np.ones(width) / width, "valid")
 
 
 def thin(curve: Curve) -> Curve:
-    """At most POINTS points of a curve, each the mean of its neighbours."""
+    """Reduce a curve to at most POINTS points. Each point is the mean of a group of adjacent points."""
     groups = np.array_split(np.arange(len(curve[0])), min(POINTS, len(curve[0])))
     steps, values = ([part[group].mean() for group in groups] for part in curve)
     return np.array(steps), np.array(values)
 
 
 def ticks(low: float, high: float, logarithmic: bool) -> list[float]:
-    """Three to six round numbers between two, both included where they are round."""
+    """Return three to six round numbers between `low` and `high`, inclusive."""
     if logarithmic:
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         every = max(1, len(powers) // 5)
@@ -181,7 +184,7 @@ def ticks(low: float, high: float, logarithmic: bool) -> list[float]:
 
 
 def _range(curves: Iterable[Curve]) -> tuple[float, float, bool]:
-    """Lowest and highest value to show, and whether the axis is logarithmic; single spikes may leave the panel."""
+    """Return the lowest and highest value of an axis, and whether it is logarithmic. Single spikes may leave the panel."""
     values = np.concatenate([thin(curve)[1] for curve in curves])
     low, high = float(values.min()), float(np.quantile(values, 0.99))
     logarithmic = low > 0 and high > 100 * low
@@ -204,7 +207,7 @@ def wrapped(ends: Mapping[str, str]) -> list[list[str]]:
 
 
 def panel_svg(name: str, curves: Mapping[str, Curve], colours: Mapping[str, str]) -> str:
-    """One quantity of all parts as a group of SVG, WIDTH by HEIGHT."""
+    """Draw one quantity of all parts as SVG elements of a panel, WIDTH by HEIGHT."""
     low, high, logarithmic = _range(curves.values())
     last = max(float(steps[-1]) for steps, _ in curves.values())
     ends = {part: f"{part} {short(smooth(values)[-1])}" for part, (_, values) in curves.items()}
@@ -238,7 +241,7 @@ def panel_svg(name: str, curves: Mapping[str, Curve], colours: Mapping[str, str]
 
 
 def figure_svg(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequence[str] = (), columns: int = 3) -> str:
-    """Every quantity of some parts (those named in `only`, if any) in a grid of panels, as one self-contained SVG."""
+    """Draw the quantities in `only` (empty: all) of some parts in a grid of panels, as one self-contained SVG."""
     curves = chosen_curves(parts, only)
     colours = {part: COLOURS[i % len(COLOURS)] for i, part in enumerate(parts)}
     columns = min(columns, len(curves))
@@ -257,7 +260,7 @@ def figure_svg(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequence[
 
 
 def kinds(parts: Iterable[str]) -> dict[str, list[str]]:
-    """Group parts by kind: the codec's levels, the priors, others."""
+    """Group parts by kind: the levels of the codec, the priors, and other kinds."""
     found: dict[str, list[str]] = {}
     for part in sorted(parts, key=lambda part: "vqvae" not in part):
         kind = part.rpartition("/")[2].split("_")[0]
@@ -266,7 +269,7 @@ def kinds(parts: Iterable[str]) -> dict[str, list[str]]:
 
 
 def panels_html(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequence[str] = ()) -> str:
-    """A panel for each quantity with its meaning, in as many columns as fit."""
+    """Return a panel for each quantity with its meaning. The page arranges panels in as many columns as fit."""
     colours = {part: COLOURS[i % len(COLOURS)] for i, part in enumerate(parts)}
     figures = []
     for name, curves in chosen_curves(parts, only).items():
@@ -278,7 +281,7 @@ def panels_html(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequence
 
 
 def example_html(folder: Path) -> str:
-    """The newest sounds and pictures of a training in `folder`, embedded in the page, each original with its reconstruction."""
+    """Return HTML that embeds the newest sounds and pictures of a training and the original recording, from `folder`."""
     newest = max((path.name.split("_")[1] for path in folder.glob("step_*")), default="")
     out = []
     for path in (
@@ -298,7 +301,7 @@ def example_html(folder: Path) -> str:
 
 
 def _examples_html(examples: Mapping[str, str]) -> str:
-    """The newest examples of each part: the songs of the finest level's prior first, the others folded."""
+    """Return a section with the newest examples: the songs of the finest level's prior first, other parts folded."""
     of_codec = {name: name.rpartition("/")[2].startswith(("vqvae", "spectral")) for name in examples}
     order = sorted(
         (name for name in examples if examples[name]),
@@ -310,7 +313,7 @@ def _examples_html(examples: Mapping[str, str]) -> str:
 
 
 def training_html(runs: Mapping[str, Path], only: Sequence[str] = ()) -> str:
-    """The page of one or several trainings, name -> folder."""
+    """Return the page of one or several trainings, given as name -> folder."""
     found = labelled(runs)
     parts = {label: lines for label, (_, lines) in found.items()}
     examples = {label: example_html(folder / "examples") for label, (folder, _) in found.items()}

@@ -1,8 +1,8 @@
-"""The page of a run as HTML: players, pictures, lyrics that follow the sound, settings and speed; pure text from data.
+"""HTML page of a run: players, spectrograms, lyrics that follow the sound, settings and speed. Functions are pure.
 
-The page opens from disk without a server or network. page.html beside this file has its style and a small script for the moving
-line and the highlighted words. Axes, the end of the prompt and the playhead are HTML over a picture, so that they stay sharp on
-a phone. All external text is escaped.
+The page opens from disk without a server or network. page.html beside this file has the style, and a small script for the
+playhead and the highlighted words. Axes, the end of the prompt and the playhead are HTML over a picture, so that they stay
+sharp on a phone. All external text is escaped.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ import numpy as np
 
 
 class Sounding(NamedTuple):
-    """One wav of the run: paths relative to the page (no picture: None), its length, and its warnings."""
+    """One wav of the run. Paths are relative to the page."""
 
     wav: str
-    png: str | None
+    png: str | None  # the spectrogram, if there is one
     seconds: float
     sample_rate: int
-    note: str = ""
+    note: str = ""  # reason why there is no spectrogram
 
 
 class SampleFiles(NamedTuple):
-    """Paths, relative to the page, of the recording that a sample continues or changes, of the result ("": none), and of its words."""
+    """Files of a sample, as paths relative to the page; empty if there is none."""
 
-    original: str = ""
-    result: str = ""
-    lyrics: tuple[str, ...] = ()
+    original: str = ""  # the recording that the sample continues or changes
+    result: str = ""  # the recording with the new audio
+    lyrics: tuple[str, ...] = ()  # files of timed words
 
 
 Json = Mapping[str, Any]  # an object of run.json, of progress.jsonl or of alignment.json
 Sounds = Mapping[tuple[int, int], Sounding]  # by (level, sample)
-Speeds = Mapping[int | str, Mapping[str, float]]  # what `speeds` returns
+Speeds = Mapping[int | str, Mapping[str, float]]  # result of `speeds`
 
 
 def top_hz(sample_rate: int) -> float:
-    """The upper edge of every picture, 11025 Hz or what the sample rate allows."""
+    """Highest frequency of a spectrogram: 11025 Hz, or half the sample rate if that is lower."""
     return min(11025.0, sample_rate / 2)
 
 
@@ -54,24 +54,27 @@ def mel(hz: float) -> float:
 
 
 def hertz_labels(sample_rate: int) -> list[tuple[float, str]]:
-    """(place from the bottom 0..1, label) of the frequencies that a picture names."""
+    """Return (position from the bottom 0..1, label) of each frequency label of a spectrogram."""
     marks = [(200, "200 Hz"), (500, "500"), (1000, "1 kHz"), (2000, "2"), (4000, "4"), (8000, "8 kHz")]
     return [(mel(hz) / mel(top_hz(sample_rate)), label) for hz, label in marks if hz < 0.97 * top_hz(sample_rate)]
 
 
 def reached(lines: Sequence[Mapping[str, Any]], sample: int) -> int:
-    """Codes that a sample has by these lines of progress; a line without samples applies to all."""
+    """Number of codes of a sample according to lines of progress. A line without samples applies to all samples."""
     totals = [line.get("codes_total") or 0 for line in lines if sample in line.get("samples", [sample])]
     return max(totals, default=0)
 
 
 def speeds(request: Mapping[str, Any], progress: Sequence[Mapping[str, Any]]) -> dict[int | str, dict[str, float]]:
-    """Level -> share done (0..1), seconds taken, seconds of music (of all samples), their ratio; "all" at the end."""
+    """Return by level: share done (0..1), seconds taken, seconds of music (of all samples), and music per second.
+
+    If all levels are done, the key "all" has the figures of all levels together.
+    """
     songs, levels, longest = len(request["samples"]), sorted(request["levels"]), max(request["hops"])
     out: dict[int | str, dict[str, float]] = {}
     for level in levels:
         lines = [line for line in progress if line.get("level") == level]
-        made = [line for line in lines if line.get("took")]  # codes of a prompt were given: they took nothing
+        made = [line for line in lines if line.get("took")]  # without the codes of a prompt, which took no time
         took, music = (sum(float(line.get(k) or 0) for line in made) for k in ("took", "music_seconds"))
         alignment = min(reached(lines, song) for song in range(songs)) * request["hops"][level]
         wanted = request["seconds"] * request["sample_rate"]
@@ -84,7 +87,7 @@ def speeds(request: Mapping[str, Any], progress: Sequence[Mapping[str, Any]]) ->
 
 
 def lyrics_html(lyrics: str, word_times: Sequence[Sequence[Any]]) -> str:
-    """The escaped lyrics; each timed text in them is a span with its start and end in seconds."""
+    """Return the escaped lyrics. Each timed text is a span with start and end in seconds."""
     out, at = [], 0
     for text, start, end in word_times:
         place = lyrics.find(text, at) if text else -1
@@ -97,7 +100,7 @@ def lyrics_html(lyrics: str, word_times: Sequence[Sequence[Any]]) -> str:
 
 
 def table_html(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
-    """A table whose first column names the rows; everything escaped."""
+    """Return a table of escaped text. The first column has the names of the rows."""
 
     def cells(row: Sequence[object]) -> str:
         return "".join(f"<{t}>{html.escape(str(c))}</{t}>" for t, c in zip(["th"] + ["td"] * (len(row) - 1), row))
@@ -108,12 +111,12 @@ def table_html(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> 
 
 
 def clock(seconds: float) -> str:
-    """12.5 -> "12.5 s", 75 -> "1:15"."""
+    """Format seconds: 12.5 becomes "12.5 s", 75 becomes "1:15"."""
     return f"{seconds:.3g} s" if seconds < 60 else f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def picture_html(sound: Sounding, alt: str, prompt: float) -> str:
-    """A picture with its frequencies, its seconds, and a line where the prompt (seconds, 0: none) ends."""
+    """Return a spectrogram with frequency labels, time labels, and a line at the end of the prompt (seconds; 0: no prompt)."""
     length = sound.seconds
     labels = hertz_labels(sound.sample_rate)
     hertz = "".join(f'<span class="hz" style="bottom:{100 * p:.1f}%">{label}</span>' for p, label in labels)
@@ -133,7 +136,7 @@ def picture_html(sound: Sounding, alt: str, prompt: float) -> str:
 
 
 def level_html(request: Json, level: int, sample: int, sound: Sounding | None, row: Mapping[str, float]) -> str:
-    """Picture and player of one level of one sample, or its progress; `row` is from `speeds`."""
+    """Return spectrogram, player and progress of one level of one sample. `row` is the level's row of `speeds`."""
     done, hop = row["done"], request["hops"][level]
     ranks = {max(request["hops"]): "coarsest", min(request["hops"]): "finest"}
     about = f"{ranks.get(hop, 'between')}, a code every {hop} samples ({1000 * hop / request['sample_rate']:.2g} ms)"
@@ -157,7 +160,10 @@ def level_html(request: Json, level: int, sample: int, sound: Sounding | None, r
 
 
 def words_of(song: Mapping[str, Any], alignment: Mapping[str, Any] | None) -> tuple[list[list[Any]], str]:
-    """[text, start, end] of each highlighted word, and the source of the times; aligned times are preferred to requested ones."""
+    """Return [text, start, end] of each highlighted word, and a note with the source of the times.
+
+    Aligned times are preferred to requested ones.
+    """
     if alignment is not None:
         times = [[word["word"], word["start"], word["end"]] for word in alignment["words"]]
         missed = f"; {len(alignment['left_out'])} words were not found" if alignment["left_out"] else ""
@@ -168,17 +174,17 @@ def words_of(song: Mapping[str, Any], alignment: Mapping[str, Any] | None) -> tu
 
 
 def player_html(path: str, label: str) -> str:
-    """Player of a file by its path from the page."""
+    """Return a player of a file. `path` is relative to the page."""
     return f'<audio controls preload="metadata" src="{html.escape(quote(os.fsencode(path)))}" aria-label="{html.escape(label)}"></audio>'
 
 
 def download_html(path: str) -> str:
-    """A link that saves a file."""
+    """Return a link that downloads a file."""
     return f' <a class="soft" download href="{html.escape(quote(os.fsencode(path)))}">download</a>'
 
 
 def lyric_links_html(paths: Sequence[str]) -> str:
-    """Links that save the words and their times."""
+    """Return links that download the files of timed words."""
     links = (
         f'<a class="soft" download href="{html.escape(quote(path))}">{html.escape(path.partition(".")[2])}</a>'
         for path in paths
@@ -187,7 +193,7 @@ def lyric_links_html(paths: Sequence[str]) -> str:
 
 
 def warning_html(text: str) -> str:
-    """Warnings about the audio."""
+    """Return a paragraph with a warning."""
     return f'<p class="warning">\N{WARNING SIGN} {html.escape(text)}</p>'
 
 
@@ -196,7 +202,7 @@ def _is_of(finding: Json, level: int | None, sample: int) -> bool:
 
 
 def pair_html(request: Json, files: SampleFiles, sample: int) -> str:
-    """The result beside the recording that it continues or changes, as far as there are files of them."""
+    """Return players of the result and of the recording that it continues or changes, if their files exist."""
     inpaints, number = request.get("inpaints"), f"take {sample + 1}"
     about = (
         "the recording with the new audio in it"
@@ -213,7 +219,7 @@ def pair_html(request: Json, files: SampleFiles, sample: int) -> str:
 
 
 def levels_html(request: Json, sample: int, sounds: Sounds, speed: Speeds) -> str:
-    """The finest level that can be played, and the others folded."""
+    """Return the finest level with audio, and the other levels folded."""
     encodes = request.get("encodes", [])
     sampled = [level for level in reversed(request["levels"]) if level not in encodes]
     order = [*sampled, *encodes]
@@ -226,7 +232,10 @@ def levels_html(request: Json, sample: int, sounds: Sounds, speed: Speeds) -> st
 def sample_html(
     request: Json, sample: int, sounds: Sounds, speed: Speeds, alignment: Json | None = None, files: SampleFiles | None = None
 ) -> str:  # fmt: skip
-    """One sample: artist and genre, its finished audio, its other levels folded, its lyrics; `alignment` is its alignment."""
+    """Return the section of one sample: artist and genre, audio, other levels folded, and lyrics.
+
+    alignment: the sample's alignment in alignment.json, if there is one
+    """
     song = request["samples"][sample]
     genres = ", ".join(song.get("genres") or []) or "no genre"
     name = f"{song.get('artist') or 'no artist'} · {genres}"
@@ -248,7 +257,7 @@ def sample_html(
 
 
 def _branch_line(request: Json, sample: int) -> str:
-    """The command that continues this take."""
+    """Return a line with the command that continues this take."""
     if request.get("inpaints") or "folder" not in request:
         return ""
     command = f"jukebox branch {shlex.quote(request['folder'])} --take {sample + 1}"
@@ -256,7 +265,7 @@ def _branch_line(request: Json, sample: int) -> str:
 
 
 def plain(value: object) -> str:
-    """Format a setting."""
+    """Format the value of a setting as text."""
     if isinstance(value, Mapping):
         return ", ".join(f"{k} {plain(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
@@ -267,10 +276,10 @@ def plain(value: object) -> str:
 
 
 def settings(request: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of each setting; if the levels differ, a value for each level."""
+    """Return name and value of each setting. If the levels differ, the value lists each level."""
     rows = [("model", PurePath(request["model"]).name)] if "model" in request else []  # its path is in run.json
     rows += [(k, plain(request[k])) for k in ("seed", "seconds", "total_seconds") if k in request]
-    params = request.get("params") or request.get("how") or {}  # the second: runs of version 2
+    params = request.get("params") or request.get("how") or {}  # runs of version 2 have `how`
     if params and all(isinstance(choice, Mapping) for choice in params.values()):  # level -> name -> value
         levels = [str(level) for level in sorted(request["levels"]) if str(level) in params]
         for name in dict.fromkeys(name for level in levels for name in params[level]):
@@ -285,10 +294,13 @@ def settings(request: Mapping[str, Any]) -> list[tuple[str, str]]:
 def page_html(
     request: Json, progress: Sequence[Json], sounds: Sounds, alignment: Sequence[Json] = (), files: Mapping[int, SampleFiles] | None = None
 ) -> str:  # fmt: skip
-    """The whole page of a run: its request (run.json), its finished windows, its sounds by (level, sample).
+    """Return the whole page of a run.
 
-    `alignment` is the alignment of each sample (words with start and end, and those left out), where there is one; `files` those
-    of each sample of a continuation or an edit.
+    request: content of run.json
+    progress: lines of progress.jsonl
+    sounds: wavs by (level, sample)
+    alignment: alignment of each sample, if there is one
+    files: files of each sample
     """
     speed, count = speeds(request, progress), len(request["samples"])
     verb = {
@@ -335,7 +347,7 @@ def page_html(
 
 
 def fill_page(title: str, kind: str, body: str) -> str:
-    """page.html with its title, which is escaped here, an attribute of its body and its content."""
+    """Fill page.html with a title (escaped here), an attribute `kind` of the body element, and the content `body`."""
     template = resources.files("jukebox.report").joinpath("page.html").read_text(encoding="utf-8")
     return Template(template).substitute(title=html.escape(title), kind=kind, body=body)
 

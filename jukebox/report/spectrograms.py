@@ -1,9 +1,9 @@
-"""Pictures: the page of a run with a spectrogram for every level and sample, and spectrograms for the docs.
+"""Spectrograms, and the page of a run with a spectrogram for every level and sample.
 
 `write_page` reads only the run folder (run.json, progress.jsonl, alignment.json, audio/*.wav), so it can be called after every
-window, after a kill, and years later. Pictures depend on the audio alone and are drawn again when the audio is newer. Their
-frequency axis is mel up to 11 kHz. Each row is the mean power between its two edges, from the cumulative sum of the spectrum,
-so that no row is empty and no partial is skipped.
+window, after a kill, and years later. Spectrograms depend on the audio alone and are drawn again if the audio is newer. Their
+frequency axis is mel up to 11 kHz. Each row is the mean power between two frequencies, computed from the cumulative sum of the
+spectrum, so that no row is empty and no partial is skipped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ RANGE_DB = 75.0
 
 
 def read_wav(path: Path) -> tuple[Float[np.ndarray, "c t"], int]:
-    """A 16-bit PCM wav as (channels, frames) in -1..1, and its sample rate; wave.Error or EOFError if it is none."""
+    """Read a 16-bit PCM wav: (channels, frames) in -1..1, and the sample rate; wave.Error or EOFError for other files."""
     with wave.open(str(path), "rb") as file:
         if file.getsampwidth() != 2:
             raise wave.Error(f"{path} has {8 * file.getsampwidth()} bits a sample, 16 were expected")
@@ -39,7 +39,7 @@ def read_wav(path: Path) -> tuple[Float[np.ndarray, "c t"], int]:
 def spectrogram(
     audio: Float[np.ndarray, "*c t"], sample_rate: int, columns: int = 1200, rows: int = 256
 ) -> Float[np.ndarray, "rows columns"]:
-    """Decibels below the loudest spot (0..-75, row 0 the lowest), even in time and on the mel scale up to 11 kHz."""
+    """Spectrogram in dB below its maximum (0..-75), even in time and on the mel scale up to 11 kHz. Row 0 is the lowest."""
     x = np.atleast_2d(audio).mean(0)
     size = 2 ** round(np.log2(0.12 * sample_rate))
     x = np.pad(x, (size // 2, size // 2 + 1))
@@ -54,11 +54,11 @@ def spectrogram(
         between = np.stack([np.interp(edges, bins + bins[1] / 2, row, left=0.0) for row in total])
         power[:, i : i + 256] = (np.diff(between) / np.diff(edges)).T
     db = 10 * np.log10(power + 1e-12)
-    return np.clip(db - max(db.max(), 0.0), -RANGE_DB, 0)  # 0: what is 40 dB below a full-scale sine stays dim
+    return np.clip(db - max(db.max(), 0.0), -RANGE_DB, 0)  # at least 0 dB (some 40 dB below a sine): silence stays dark
 
 
 def as_png(values: Float[np.ndarray, "rows columns"], low: float, high: float) -> bytes:
-    """A matrix as a bare PNG in colours from `low` to `high`, row 0 lowest; the same bytes for the same matrix."""
+    """Draw a matrix as PNG without axes, in colours from `low` to `high`, row 0 lowest. Equal matrices have equal bytes."""
     from matplotlib.image import imsave
 
     png = io.BytesIO()
@@ -67,7 +67,7 @@ def as_png(values: Float[np.ndarray, "rows columns"], low: float, high: float) -
 
 
 def picture(audio: Float[np.ndarray, "*c t"], sample_rate: int) -> bytes:
-    """A bare spectrogram as PNG: 1200 columns, more where the sound is longer than 50 s."""
+    """Draw a spectrogram as PNG without axes. It has 1200 columns, and up to 6000 if the audio is longer than 50 s."""
     seconds = np.shape(audio)[-1] / sample_rate
     return as_png(spectrogram(audio, sample_rate, int(np.clip(24 * seconds, 1200, 6000))), -RANGE_DB, 0)
 
@@ -75,7 +75,7 @@ def picture(audio: Float[np.ndarray, "*c t"], sample_rate: int) -> bytes:
 def plot_spectrogram(
     audio: Float[np.ndarray, "*c t"], sample_rate: int, path: Path, title: str = "", mark: float | None = None
 ) -> Path:
-    """Draws a spectrogram with axes to `path` (PNG), a dashed line at `mark` seconds."""
+    """Draw a spectrogram with axes to `path` (PNG), with a dashed line at `mark` seconds, and return `path`."""
     from matplotlib.figure import Figure
 
     seconds, labels = np.shape(audio)[-1] / sample_rate, hertz_labels(sample_rate)
@@ -88,13 +88,16 @@ def plot_spectrogram(
         axes.axvline(mark, color="white", linestyle="--")
     figure.colorbar(image, label="dB", pad=0.01)
     png = io.BytesIO()
-    figure.savefig(png, format="png", metadata={"Software": "jukebox"})  # the same bytes for the same figure
+    figure.savefig(png, format="png", metadata={"Software": "jukebox"})  # equal figures have equal bytes
     write_bytes(Path(path), png.getvalue())
     return Path(path)
 
 
 def heat(values: Float[np.ndarray, "rows columns"], path: Path) -> Path:
-    """Draws a matrix bare to `path` (PNG), row 0 lowest, from its hundredth to its last but one hundredth value; small ones larger."""
+    """Draw a matrix to `path` (PNG) without axes, row 0 lowest, and return `path`.
+
+    Colours range from the 1st to the 99th percentile of the values. Small matrices are enlarged.
+    """
     low, high = np.quantile(values, [0.01, 0.99])
     larger = [max(1, round(size / of)) for size, of in zip((256, 768), values.shape, strict=True)]
     drawn = values.repeat(larger[0], axis=0).repeat(larger[1], axis=1)
@@ -103,7 +106,7 @@ def heat(values: Float[np.ndarray, "rows columns"], path: Path) -> Path:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a jsonl file; an incomplete line is ignored."""
+    """Read the objects of a jsonl file. Incomplete lines are ignored, and a missing file is empty."""
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         with suppress(json.JSONDecodeError):
@@ -112,10 +115,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def show(run: Path, wav: Path) -> Sounding:
-    """Data of one wav for the page; draws its picture if it is missing or older than the audio."""
+    """Return the data of one wav for the page, and draw its spectrogram if it is missing or older than the audio."""
     png = run / "images" / f"{wav.stem}.png"
     try:
-        written = wav.stat().st_mtime_ns  # before reading, so that audio replaced in the meantime stays newer than its picture
+        written = wav.stat().st_mtime_ns  # read first: audio replaced in the meantime is newer than its picture
         with wave.open(str(wav), "rb") as file:
             seconds, rate = file.getnframes() / file.getframerate(), file.getframerate()
         if not png.exists() or png.stat().st_mtime_ns < written:
@@ -127,8 +130,9 @@ def show(run: Path, wav: Path) -> Sounding:
 
 
 def _files(run: Path, request: dict[str, Any], sample: int) -> SampleFiles:
-    """The recording that a sample continues or changes, and the result, if they exist; and its files of timed words, which are
-    written now.
+    """Return the existing files of a sample: the recording that it continues or changes, and the result.
+
+    The files of timed words are written here.
     """
     sources = list(map(tuple, request.get("sources", ())))
     number = list(dict.fromkeys(sources)).index(sources[sample]) if sample < len(sources) else 0
@@ -142,10 +146,9 @@ def _files(run: Path, request: dict[str, Any], sample: int) -> SampleFiles:
 
 
 def write_page(run: Path) -> Path:
-    """Writes RUN/index.html, pictures and files of words from run.json, progress.jsonl, alignment.json and the existing wavs;
-    return its path.
+    """Write RUN/index.html, the spectrograms and the files of timed words, and return the path of the page.
 
-    Raises UserError without a readable run.json.
+    The sources are run.json, progress.jsonl, alignment.json and the existing wavs. UserError without a readable run.json.
     """
     run = Path(run)
     try:
@@ -154,7 +157,7 @@ def write_page(run: Path) -> Path:
         raise UserError(f"{run} holds no run.json that can be read ({error}); give the --out folder of a run") from error
     request["folder"] = run.resolve().name
     if "model" in request:
-        request["model"] = (run / request["model"]).resolve().name  # no path of the machine is on the page
+        request["model"] = (run / request["model"]).resolve().name  # the page shows no path of the machine
     sounds = {}
     for level in request["levels"]:
         for sample in range(len(request["samples"])):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from data_prep.errors import UserError
 
-# the word on the command line -> module:Experiment, imported on use
+# argument of the command -> module:Experiment, imported on use
 EXPERIMENTS = {
     "codec": "launch.ablate.codec:EXPERIMENT",
     "prior": "launch.ablate.prior:EXPERIMENT",
@@ -22,7 +22,7 @@ EXPERIMENTS = {
     "wavenet": "launch.ablate.wavenet:EXPERIMENT",
     "melody": "launch.ablate.melody:EXPERIMENT",
 }
-WITHOUT_MODEL = ("codec", "treble", "bottleneck", "wavenet")  # they train their codecs from the first weights on
+WITHOUT_MODEL = ("codec", "treble", "bottleneck", "wavenet")  # they train codecs from scratch
 if TYPE_CHECKING:
     What = str
 else:

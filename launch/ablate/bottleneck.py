@@ -1,9 +1,12 @@
-"""`jukebox ablate bottleneck DATA`: what the argmax bottleneck is worth at equal steps, at the coarsest level of the codec of --preset.
+"""`jukebox ablate bottleneck DATA`: ablation of the argmax bottleneck at equal steps.
 
-    perplexity    2 ** entropy of the codes of held-out songs: argmax with and without diversity loss, codebook with and without restarts
-    own, other    bits of held-out samples by a WaveNet that decodes these codes: own codes; control: those of another song
+All arms train the coarsest level of the codec of --preset: argmax with and without diversity loss, codebook with and without
+restarts.
 
-The receptive field of that WaveNet is short: one that reaches over a note predicts samples without the codes.
+    perplexity    2 ** entropy of the codes of held-out songs
+    own, other    bits of held-out samples by a WaveNet that decodes the codes of the song; control: the codes of another song
+
+The WaveNet has a short receptive field. With a receptive field longer than a note it would predict samples without the codes.
 """
 
 from __future__ import annotations
@@ -36,18 +39,18 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
 }
 DECODER = StackConfig(4, 1, 32, 32, 32)  # receptive field of 16 samples
 DECODER_RECIPE = Recipe(steps=1, batch=8, lr=4e-3, warmup=20, log_every=50)
-FRAMES, WINDOWS, SECONDS = 32, 64, 10.0  # of codes in a window of the decoder; held-out windows; of a held-out song
+FRAMES, WINDOWS, SECONDS = 32, 64, 10.0  # codes in a window of the decoder; held-out windows; seconds of a held-out song
 
 
 def shape_of(unit: Unit) -> tuple[VQVAEConfig, Recipe]:
-    """The codec of the preset with what the arm changes, and its recipe without a warm-up of the encoder."""
+    """Return the codec of the preset with the changes of the arm, and its recipe without a warm-up of the encoder."""
     preset: Any = find(unit.preset)
     recipe = preset.codec_recipes[preset.codec.spec.names[-1]]
     return replace(preset.codec, **unit.arm.changes), replace(recipe, delay_quantiser=0.0)
 
 
 def check(unit: Unit) -> None:
-    """The corpus as samples, decoded before the processes that share it start; UserError if there is none."""
+    """Decode the corpus to samples before the processes start; UserError if a split is empty."""
     config, _ = shape_of(unit)
     split_rows(unit.data, "test")
     open_pcm(unit.data, split_rows(unit.data, "train"), config.sample_rate, config.channels)
@@ -86,7 +89,7 @@ def train_and_measure(unit: Unit) -> Figures:
 
 
 def reconstruction_figures(model: ModelFolder, stream: str, held: Any) -> Figures:
-    """Mel distance and errors by band, means over held-out songs."""
+    """Return the mel distance and the errors by band, averaged over held-out songs."""
     codec, found = model.codec([stream]), []
     for wave, codes in zip(held.waves, held.codes, strict=True):
         made = codec.decode_long(torch.from_numpy(codes[stream].astype("int64"))[None], stream)
@@ -96,7 +99,7 @@ def reconstruction_figures(model: ModelFolder, stream: str, held: Any) -> Figure
 
 
 def bits_of(model: ModelFolder, config: WaveNetConfig, held: Any, seed: int) -> Figures:
-    """Bits per sample of held-out windows by the decoder: `own` codes, codes of `other` songs, and their ratio."""
+    """Return the decoder's bits per sample of held-out windows with `own` and with `other` songs' codes, and the ratio."""
     prior: Any = model.prior("decoder")
     drawn = PriorWindows.draw(model, config, held, WINDOWS, seed)
     conditions = {"own": drawn.conditions(), "other": drawn.conditions(above=lambda w: w.other)}

@@ -1,8 +1,8 @@
 """`jukebox ablate codec`: ablation study of the codec.
 
-Every variant is a short difference from one base: the demo's widths, 2048 codes, restarts, spectral loss, separate
-autoencoders, and no warm-up without the quantiser. It is trained by the same loop on the same crops over several seeds, and
-measured on held-out songs.
+The base has the widths of the preset `demo`, 2048 codes, restarts, spectral loss, separate autoencoders, and no warm-up without
+the quantiser. Every variant changes one of these. All variants are trained by the same loop on the same crops with several
+seeds, and measured on held-out songs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "256 codes": ({"bins": 256}, (2,)),
     "nested": ({}, (-1,)),  # -1: all levels in one model
 }
-# Crops of 16: number of codes of a level per step, times 16.
+# Samples of a crop by level; -1: all levels. A batch has 16 crops.
 CROPS = {2: 4096, 1: 2048, 0: 2048, -1: 4096}
 ABOVE_HZ = 2000.0
 
@@ -48,7 +48,7 @@ def arm_of(variant: str, level: int) -> Arm:
 
 
 def shape_of(arm: Arm) -> tuple[VQVAEConfig, int]:
-    """The configuration of an arm, and its crop in samples."""
+    """Return the configuration of an arm, and its crop in samples."""
     codec: Any = find("demo").codec
     config, crop = replace(codec, **{"bins": 2048, **arm.changes}), CROPS[arm.keys["level"]]
     codes = 16 * crop / config.hops[arm.keys["level"]]
@@ -61,7 +61,7 @@ def recipe_of(arm: Arm) -> Recipe:
 
 
 def check(unit: Unit) -> None:
-    """The corpus as samples, decoded before the processes start; UserError if it is empty."""
+    """Decode the corpus to samples before the processes start; UserError if a split is empty."""
     config, _ = shape_of(unit.arm)
     split_rows(unit.data, "test")
     open_pcm(unit.data, split_rows(unit.data, "train"), config.sample_rate, config.channels)
@@ -93,14 +93,14 @@ def train_and_measure(unit: Unit) -> Figures:
 
 
 def nest(task: Any, unit: Unit, config: VQVAEConfig) -> None:
-    """Change a task to train all levels in one hierarchy."""
+    """Change a task so that it trains all levels in one hierarchy."""
     torch.manual_seed(unit.seed)
     task.name, task.model = "nested", NestedVQVAE(config)
     task.save = lambda model: save_file(model.state_dict(), unit.folder / "nested.safetensors")
 
 
 def _errors(true: Sequence[Tensor], made: Sequence[Tensor], sample_rate: int) -> dict[str, float]:
-    """Spectral convergence in dB, and the same ratio above 2 kHz, as means over songs."""
+    """Return the spectral convergence in dB and the relative spectral error above 2 kHz, averaged over songs."""
     whole, high = [], []
     for x, y in zip(true, made, strict=True):
         whole.append(spectral_convergence(x, y).item())

@@ -1,7 +1,7 @@
 """`jukebox ablate decoder DATA MODEL`: effect of discriminators on the decoder of a trained spectral codec, at equal CPU time.
 
-A step with discriminators costs several steps without them. So the arm without them is trained for more steps in the same time,
-which is measured first in the same process. The third arm is the unchanged codec.
+A step with discriminators needs the time of several steps without them. So the arm without discriminators is trained for more
+steps. Each process first measures the time per step of both arms. The third arm is the unchanged codec.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def new_task(unit: Unit, recipe: Recipe) -> DecoderTask:
 
 
 def seconds_per_step(unit: Unit, recipe: Recipe) -> float:
-    """CPU seconds of a step of all phases."""
+    """Measure the CPU seconds of a step of all phases of training."""
     task = new_task(unit, recipe)
     task.open()
     engine, began = TorchEngine(task.model, recipe, torch.device("cpu"), task.phases(recipe)), 0.0
@@ -85,7 +85,7 @@ def seconds_per_step(unit: Unit, recipe: Recipe) -> float:
 
 
 def measured(unit: Unit, codec: SpectralCodec) -> Figures:
-    """Means over the held-out songs; the rise time is measured for strokes with a rise in the original."""
+    """Return the figures of a codec, averaged over held-out songs. Rise times are measured at onsets of the original."""
     reference, found = reference_features(unit.data, codec.config), []
     for number, row in enumerate(split_rows(unit.data, "test", unit.songs)):
         audio = read_wave(unit.data, row, codec.config.spec, SECONDS)

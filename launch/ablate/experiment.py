@@ -1,8 +1,8 @@
-"""Experiments over seeds: arms and seeds make units, each of which trains and measures one thing, once.
+"""Experiments over seeds. Each pair of an arm and a seed is a unit, which is trained and measured once.
 
-An `Experiment` has data (arms, figures of its table, comparisons of arms) and a function that measures a unit. The output of a
-unit is written to a log and its figures are stored, so a stopped experiment continues with the same command. Units run in
-parallel, one core each.
+An `Experiment` has data (arms, figures of its table, comparisons of arms) and a function that measures a unit. A unit writes
+its output to a log and its figures to a file, so a stopped experiment resumes with the same command. Units run in parallel, one
+core each.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ Figures = dict[str, Any]
 
 
 class Arm(NamedTuple):
-    """One variant of a comparison: its name in tables and folders, its keys in json, its difference from the base."""
+    """A variant of an experiment."""
 
-    title: str
-    name: str
-    keys: Figures = {}
-    changes: Any = None
+    title: str  # in tables
+    name: str  # of folders
+    keys: Figures = {}  # identify the arm in json
+    changes: Any = None  # difference from the base, in the form that the experiment defines
 
 
 class Unit(NamedTuple):
-    """An arm and a seed: its input folders and its own folder, and the options."""
+    """An arm and a seed, with folders and options."""
 
     arm: Arm
     seed: int
-    data: Path
-    model: Path
-    folder: Path
+    data: Path  # input
+    model: Path  # input
+    folder: Path  # output
     steps: int
     songs: int
     preset: str
@@ -60,26 +60,30 @@ class Unit(NamedTuple):
     def new_task(
         self, model: ModelFolder, part: str, recipe: Recipe, config: PriorConfig | None = None, cache: Path | None = None
     ) -> Any:
-        """The task that trains a stream of the codec, or the prior of `config`, for the steps of the unit; `cache` has its codes."""
+        """Return a task that trains `part` with `recipe` for the steps of the unit.
+
+        part: a stream of the codec or, with `config`, the name of a prior
+        cache: the folder of the codes
+        """
         recipe = replace(recipe, steps=self.steps, max_minutes=0.0, save_every=max(1, self.steps // 4))
         kind = config.kind if config else model.info.codec_of(part).config.kind
         return TASKS.load(kind)(TaskSetup(model, part, self.data, recipe, self.seed, "cpu", config, cache=cache))
 
     def train(self, task: Any, name: str = "training") -> None:
-        """Train a task in the folder `name`; a stopped training raises KeyboardInterrupt, so that it is not measured."""
+        """Train a task in the folder `name`. A stopped training raises KeyboardInterrupt, so that the unit is not measured."""
         if fit(task, task.recipe, self.folder / name, seed=self.seed).ended == "stopped":
             raise KeyboardInterrupt
 
 
 class FigureRows(NamedTuple):
-    """Rows of a table: title -> path of a figure (`found`). `{}` in both is replaced by each key of the mapping at `each`."""
+    """Rows of a table."""
 
-    paths: Mapping[str, str]
-    each: str = ""
-    descending: bool = False
+    paths: Mapping[str, str]  # title -> path of a figure (see `found`)
+    each: str = ""  # path of a mapping; each of its keys replaces `{}` in titles and paths
+    descending: bool = False  # order of these keys
 
     def over(self, arm: Arm, units: Sequence[Figures]) -> list[Figures]:
-        """A row for each figure that units have; a difference with its least z."""
+        """Return a row for each figure that units have. The row of a difference has the least z of the units."""
         keys = next(iter(found(units, self.each)), ()) if self.each else ("",)
         rows = []
         for key in sorted(keys, reverse=True) if self.descending else keys:
@@ -92,18 +96,15 @@ class FigureRows(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Comparison of a figure of the arms `left` and `right` by seed: the difference or the ratio.
+    """Comparison of a figure of two arms, seed by seed: left minus right."""
 
-    `other`: the path in `right`, if another.
-    """
-
-    what: str
-    left: str
-    right: str
-    path: str
-    aim: str = ""
-    ratio: bool = False
-    other: str = ""
+    what: str  # title in the table
+    left: str  # title of an arm
+    right: str  # title of an arm
+    path: str  # of the figure
+    aim: str = ""  # expected result, for the table
+    ratio: bool = False  # left over right instead of the difference
+    other: str = ""  # path of the figure in `right`, if it differs
 
     def values(self, arms: Mapping[str, Sequence[Figures]]) -> list[float]:
         right = {u["seed"]: x for u in arms[self.right] for x in found([u], self.other or self.path)}
@@ -116,20 +117,22 @@ def steps_and_songs(unit: Unit) -> Figures:
 
 
 def preset_and_codec(unit: Unit, **numbers: Any) -> Figures:
-    """Constants of a module, the preset, and the hash of the codec in MODEL."""
+    """Return the preset, the hash of the codec in MODEL, and `numbers`, the constants of an experiment."""
     return {**numbers, "preset": unit.preset, "codec": file_hash(unit.model / CODEC)}
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """An experiment. Its functions must be defined in a module, because units run in other processes.
+    """An experiment. Its functions are module-level functions, because units run in other processes.
 
     measure: trains and measures a unit
-    check: raises UserError before any run if the folders of a unit cannot be used
-    columns: figure -> its title and digits, in a table with a row per arm; or rows: the table
-    header: the options, stored with the figures of all units
-    asked: other inputs of the figures of a unit; if one has changed, the unit is measured again
-    kept: the file of the figures; artifacts: files of units in their folders
+    check: raises UserError before the first unit if the folders of a unit cannot be used
+    columns: figure -> title and digits, in a table with a row per arm
+    rows: rows of a table with a row per figure; instead of `columns`
+    header: returns the options, which are stored with all figures
+    asked: returns other inputs of a unit; if options or inputs change, the unit is measured again
+    kept: name of the file of all figures
+    artifacts: description of the files in the folders of units, for the last line of output
     """
 
     measure: Callable[[Unit], Figures]
@@ -144,7 +147,7 @@ class Experiment:
     artifacts: str = "the models are"
 
     def units(self, data: str, model: str, out: Path, seeds: int, steps: int, songs: int, preset: str = "demo") -> list[Unit]:
-        """All arms with all seeds; `{seed}` in the names of the folders is replaced by the seed."""
+        """Return a unit for each arm and seed. The seed replaces `{seed}` in the names of the folders."""
         units = []
         for seed in range(seeds):
             given, asked = [Path(each.replace("{seed}", str(seed))) for each in (data, model)], (steps, songs, preset)
@@ -152,7 +155,7 @@ class Experiment:
         return units
 
     def run(self, unit: Unit) -> Figures:
-        """The figures of a unit, from `figures.json` if it exists with the same options."""
+        """Measure a unit, or read its figures from `figures.json` if that has the same options and inputs."""
         done, asked = unit.folder / "figures.json", self.header(unit) | (self.asked(unit) if self.asked else {})
         if done.is_file() and (figures := json.loads(done.read_text(encoding="utf-8")))["asked"] == asked:
             return figures
@@ -176,7 +179,7 @@ class Experiment:
         print(f"\nwritten to {out / self.kept}; {self.artifacts} in {out / 'units'}")
 
     def summary(self, units: Sequence[Figures]) -> Figures:
-        """Mean and spread (standard deviation over seeds) of every figure of every arm, and the comparisons, seed by seed."""
+        """Return mean and spread (standard deviation over seeds) of each figure of each arm and of each comparison."""
         arms = [(arm, [u for u in units if arm.keys.items() <= u.items()]) for arm in self.arms]
         compared = [(each, each.values({arm.title: same for arm, same in arms})) for each in self.comparisons]
         if not self.columns:
@@ -206,7 +209,10 @@ class Experiment:
 
 
 def found(units: Sequence[Any], path: str, key: str = "") -> list[Any]:
-    """The values at a path (names joined by dots, `{}` is `key`) of the units that have it; null is nan."""
+    """Return the values at a path of the units that have this path. None becomes nan.
+
+    A path has names joined by dots. `key` replaces the name `{}`.
+    """
     for part in path.split("."):
         name = key if part == "{}" else part
         units = [unit[name] for unit in units if isinstance(unit, dict) and name in unit]
@@ -214,7 +220,7 @@ def found(units: Sequence[Any], path: str, key: str = "") -> list[Any]:
 
 
 def titled(title: str, path: str, *keys: str) -> dict[str, str]:
-    """Titles and paths of the figures `keys` of a mapping, for `FigureRows`."""
+    """Return title -> path of the figures `keys` in the mapping at `path`, for `FigureRows`."""
     return {f"{title}{key.replace('_', ' ')}": f"{path}.{key}" for key in keys}
 
 
@@ -234,8 +240,8 @@ def _shown(figure: Figures, digits: int) -> str:
 
 
 def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> list[Figures]:
-    """The figures of all units, which must be picklable; `processes` 0: one per core."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the children, which start fresh
+    """Measure all units in `processes` processes (0: one per core) and return their figures. Units must be picklable."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # spawned processes inherit it
     afresh, count = multiprocessing.get_context("spawn"), processes or os.cpu_count() or 1
     kept, done = "measured units are kept: the same command goes on", []
     with (
@@ -251,6 +257,6 @@ def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> 
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for child in multiprocessing.active_children():
-                child.terminate()  # it gets Ctrl-C of a terminal, but not a signal to this process alone
+                child.terminate()  # a child gets Ctrl-C of a terminal, but not a signal to this process
             raise
     return [future.result() for future in running]

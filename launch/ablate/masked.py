@@ -1,7 +1,8 @@
-"""`jukebox ablate masked`: evaluation of masked priors over seeds; each figure has a control.
+"""`jukebox ablate masked`: evaluation of masked priors of several seeds. Each figure has a control.
 
-A unit is a seed: a copy of MODEL in which a masked prior is trained by the preset's recipe, on the songs of DATA that have
-codes of all levels, and measured on held-out songs (`jukebox/evaluation/masked.py`). The copies stay for sampling and editing.
+A unit is a seed. It trains a masked prior in a copy of MODEL, with the preset's recipe, on the songs of DATA that have codes of
+all levels. The prior is measured on held-out songs (`jukebox/evaluation/masked.py`). The copies are kept for sampling and
+editing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ SECONDS = 20.0  # of each held-out song
 
 
 def check(unit: Unit) -> None:
-    """Raise UserError if the preset has no masked prior, or the data no codes of the model."""
+    """Raise UserError if the preset has no masked prior, or DATA has no codes of the model."""
     if not find(unit.preset).parts("masked"):
         raise UserError(f"the preset {unit.preset} has no masked prior; take one that has, such as demo")
     info = ModelInfo.read(unit.model)
@@ -42,7 +43,7 @@ def train_and_measure(unit: Unit) -> Figures:
 
 
 def _copy(source: Path, folder: Path) -> ModelFolder:
-    """A copy of the model folder MODEL for the unit, without its training folder."""
+    """Copy MODEL without its training folder, unless the copy exists, and open the copy."""
     if not (folder / "config.json").is_file():
         shutil.copytree(source, folder, ignore=shutil.ignore_patterns("training", ".lock"), dirs_exist_ok=True)
     return ModelFolder.from_pretrained(folder)

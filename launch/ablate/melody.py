@@ -1,15 +1,16 @@
-"""`jukebox ablate melody`: what latent diffusion learns, over several seeds; each metric stands beside a control.
+"""`jukebox ablate melody`: evaluation of latent diffusion over several seeds. Each figure has a control.
 
-A unit is one seed of one arm. It trains a diffusion prior on DATA in a copy of MODEL, whose codecs are already trained. In the
-arm "one angle" a training window has one diffusion angle (noise level) and no known frames. Measured windows come from
+A unit is a seed and an arm. It trains a diffusion prior on DATA in a copy of MODEL. The codecs of MODEL are already trained. In
+the arm "one angle" a training window has one diffusion angle (noise level) and no known frames. Measured windows come from
 held-out songs and are conditioned on the tokens of these songs.
 
-    codec         mel distance of reconstructions divided by that of silence; control: the latents of another song
-    following     share of windows whose audio is nearest to the song of their tokens; control: tokens of the next window
+    codec         mel distance of reconstructions over the mel distance of silence; control: the latents of another song
+    following     share of windows with audio that is nearest to the song of their tokens; control: tokens of the next window
     schedule      Frechet distance of windows for the linear and the uniform schedule and several numbers of steps, with equal
-    noise
-    deviation     standard deviation of sampled latents divided by that of true ones
-    continuation  the same of the last of eight chunks over that of the first, and jumps between chunks over jumps inside
+                  noise
+    deviation     standard deviation of sampled latents over the standard deviation of true latents
+    continuation  Frechet distance of the last chunks of a continuation over the distance of the first chunks; jumps between
+                  chunks over jumps inside chunks
 """
 
 from __future__ import annotations
@@ -41,19 +42,19 @@ from vqvae.latent.config import LATENT
 from vqvae.spectral.config import TOKENS
 
 PRIOR = "diffusion"
-SECONDS, ROWS, CHUNKS = 12.0, 16, 8  # of a held-out song; windows; chunks of a continuation
+SECONDS, ROWS, CHUNKS = 12.0, 16, 8  # seconds of a held-out song; windows; chunks of a continuation
 STEPS, MOST, GUIDANCE = 5, (2, 5, 10, 20), 2.5
 
 
 class HeldOutWindows(NamedTuple):
-    """Sequences of held-out songs: latents, and the tokens of the same time."""
+    """Windows of held-out songs: latents, and the tokens of the same frames."""
 
     latents: Float[Tensor, "n t e"]
     tokens: Int[Tensor, "n s books"]
 
 
 def check(unit: Unit) -> None:
-    """UserError where the preset has no diffusion, or the data neither latents nor tokens of the model."""
+    """Raise UserError if the preset has no latent diffusion, or DATA lacks latents or tokens of the model."""
     if not find(unit.preset).parts(PRIOR):
         raise UserError(f"the preset {unit.preset} has no latent diffusion; take one that has, such as melody")
     for stream in (LATENT, TOKENS):
@@ -86,7 +87,7 @@ def train_and_measure(unit: Unit) -> Figures:
 
 
 def windows_of(held: HeldOut, prior: DiffusionPrior, frames: int, most: int) -> HeldOutWindows:
-    """At most so many windows of so many frames, spread over the songs; UserError where no song is that long."""
+    """Return at most `most` windows of `frames` frames, spread over the songs; UserError if all songs are shorter."""
     ratio, places = prior.config.ratio, []
     for codes in held.codes:
         places += [(codes, start) for start in range(0, len(codes[LATENT]) - frames + 1, frames)]
@@ -105,7 +106,10 @@ def sampled(
     known: Tensor | None = None,
     start: int = 0,
 ) -> Float[Tensor, "n t e"]:
-    """Windows sampled from tokens after known latents, without labels; the noise is equal for all parameters."""
+    """Sample windows of latents from tokens, after the `known` latents, without labels.
+
+    The noise depends on the row only, so it is equal for all parameters.
+    """
     rows, frames = len(tokens), tokens.shape[1] * prior.config.ratio
     given = torch.zeros(rows, 0, prior.config.latent) if known is None else known
     noise = Generators([torch.Generator().manual_seed(i) for i in range(rows)])
@@ -116,7 +120,7 @@ def sampled(
 
 
 def continued(prior: DiffusionPrior, tokens: Int[Tensor, "n s books"], params: DiffusionParams) -> Float[Tensor, "n t e"]:
-    """A first window, then chunk after chunk, each sampled after all but one chunk of a window."""
+    """Sample a first window, then chunk after chunk. The prompt of a chunk is the previous latents of its window."""
     config = prior.config
     chunk, ratio = config.window // config.chunks, config.ratio
     made = sampled(prior, tokens[:, : config.window // ratio], params)
@@ -131,20 +135,23 @@ def continued(prior: DiffusionPrior, tokens: Int[Tensor, "n s books"], params: D
 
 
 def features(prior: DiffusionPrior, latents: Float[Tensor, "n t e"]) -> Float[Tensor, "n d"]:
-    """Mean and deviation in time of each number; scaled, as the distance counts deviations from .5 on only."""
+    """Mean and deviation over time of each latent channel, times 10.
+
+    The factor keeps deviations above .5, which is the least deviation in `frechet_distance`.
+    """
     normal = 10 * prior.normalised(latents)
     return torch.cat([normal.mean(1), normal.std(1)], dim=1).double()
 
 
 def mels(codec: Codec, latents: Float[Tensor, "n t e"]) -> Float[Tensor, "n d"]:
-    """Log-mel bands of the audio of each window, in dB."""
+    """Log-mel bands in dB of the decoded audio of each window."""
     rate = codec.spec.sample_rate
     audio = codec.decode_long(latents, LATENT).mean(1)
     return torch.stack([metrics.log_mel(each, rate, 64, 100, 0.046).clamp(min=-60).flatten() for each in audio])
 
 
 def codec_figures(codec: Codec, held: HeldOut) -> Figures:
-    """Mel distances of reconstructions, and the largest latent."""
+    """Return mel distances of reconstructions, of other songs' latents and of silence, and the largest absolute latent."""
     unit, found = codec.spec.unit, {"own": 0.0, "other": 0.0, "silence": 0.0}
     length = min(wave.shape[-1] for wave in held.waves) // unit * unit
     audio = torch.stack([torch.as_tensor(wave)[:, :length] for wave in held.waves])
@@ -162,7 +169,10 @@ def codec_figures(codec: Codec, held: HeldOut) -> Figures:
 
 
 def following_figures(prior: DiffusionPrior, codec: Codec, windows: HeldOutWindows) -> Figures:
-    """Shares of windows that are nearest to the true window of their tokens, and mean mel distances, dB."""
+    """Return the shares of windows that are nearest to the true window of their tokens, and mean mel distances in dB.
+
+    Windows are sampled from own tokens, from tokens of another window, and with guidance.
+    """
     true, tokens = mels(codec, windows.latents), windows.tokens
 
     def nearest(tokens: Tensor, guidance: float) -> tuple[float, float]:
@@ -180,7 +190,7 @@ def following_figures(prior: DiffusionPrior, codec: Codec, windows: HeldOutWindo
 
 
 def schedule_figures(prior: DiffusionPrior, windows: HeldOutWindows) -> Figures:
-    """Frechet distances by schedule and steps, and deviations."""
+    """Return Frechet distances and relative deviations by schedule and number of steps."""
     reference = features(prior, windows.latents)
     found: Figures = {}
     deviation = {"true": prior.normalised(windows.latents).std().item()}
@@ -195,7 +205,7 @@ def schedule_figures(prior: DiffusionPrior, windows: HeldOutWindows) -> Figures:
 
 
 def continuation_figures(prior: DiffusionPrior, held: HeldOut) -> Figures:
-    """Of sequences of a window and `CHUNKS` chunks: Frechet distances of chunks, and jumps at their ends."""
+    """Continue windows by `CHUNKS` chunks, and return Frechet distances of chunks and jumps between chunks."""
     config = prior.config
     chunk = config.window // config.chunks
     whole = windows_of(held, prior, config.window + CHUNKS * chunk, ROWS)
@@ -205,7 +215,7 @@ def continuation_figures(prior: DiffusionPrior, held: HeldOut) -> Figures:
         return features(prior, latents.unfold(1, chunk, chunk).mT.flatten(0, 1))  # (N, T, E) -> (N * M, chunk, E)
 
     def distance(first: int) -> float:
-        """Of two chunks, that there are enough of them."""
+        """Frechet distance of two chunks of each sequence, because one chunk gives too few rows."""
         return metrics.frechet_distance(chunks(whole.latents), chunks(made[:, first : first + 2 * chunk]))
 
     begin, end = distance(config.window), distance(made.shape[1] - 2 * chunk)
@@ -214,7 +224,7 @@ def continuation_figures(prior: DiffusionPrior, held: HeldOut) -> Figures:
 
 
 def jump_ratio(latents: Float[Tensor, "n t e"], chunk: int) -> float:
-    """Jumps between chunks over jumps inside."""
+    """Mean jump of latents between chunks over the mean jump inside chunks."""
     jumps = (latents[:, 1:] - latents[:, :-1]).norm(dim=-1)
     between = torch.arange(jumps.shape[1]) % chunk == chunk - 1
     return (jumps[:, between].mean() / jumps[:, ~between].mean()).item()

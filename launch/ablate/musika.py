@@ -1,15 +1,15 @@
-"""`jukebox ablate musika`: evaluation of latent GANs over seeds; each figure has a control.
+"""`jukebox ablate musika`: evaluation of latent GANs over seeds. Each figure has a control.
 
-A unit is a seed and an arm. It is a copy of MODEL, whose second autoencoder is trained, and a GAN is trained in it on the songs
-of DATA. In the arm "shuffled" a song has the tempo and note density of another song.
+A unit is a seed and an arm. It trains a GAN in a copy of MODEL on the songs of DATA. The second autoencoder of MODEL is already
+trained. In the arm "shuffled" each song has the tempo and note density of another song.
 
-    codec     log magnitudes through both decoders, of held-out songs; control: the mean frame
-    phases    multi-scale spectral distance of the decoded audio; controls: the same magnitudes with phase 0 and with random phases
-    latents   Frechet distance of windows, and their deviation; controls: the untrained generator, true windows beside true ones
-    seams     jumps between patches over jumps inside; control: the same patches in another order
-    style     variance of the mean latent between patches of one style; control: a style for each patch
-    controls  rank correlation of density asked for and found, octaves between tempo asked for and found; control: the arm
-              shuffled
+    codec     distance of log magnitudes decoded by both decoders, of held-out songs; control: the mean frame
+    phases    multi-scale spectral distance of the decoded audio; controls: phase 0 and random phases with equal magnitudes
+    latents   Frechet distance of windows, and deviation; controls: the untrained generator, and distance of true windows
+    seams     jumps between patches over jumps inside patches; control: the same patches in another order
+    style     variance of the mean latent between patches of one style; control: another style for each patch
+    controls  rank correlation of requested and measured density, octaves between requested and measured tempo; control: the arm
+              "shuffled"
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ from priors.prior import Known, Window, sample_window
 from vqvae.spectral.config import LATENTS, STACKED
 from vqvae.spectral.model import SpectralCodec
 
-WINDOWS, ROWS, PATCHES = 512, 32, 8  # true windows; generated sequences and their patches
+WINDOWS, ROWS, PATCHES = 512, 32, 8  # true windows; generated sequences; patches of a generated sequence
 DENSITIES, TEMPOS = (1.0, 2.0, 3.5, 5.0, 7.0), (80.0, 95.0, 110.0, 125.0, 140.0)
 SECONDS = 12.0  # of a clip, and of a held-out song
 
 
 def check(unit: Unit) -> None:
-    """Raise UserError if the preset has no latent GAN, or the data no latents of the model."""
+    """Raise UserError if the preset has no latent GAN, or DATA has no latents of the model."""
     if not find(unit.preset).parts("gan"):
         raise UserError(f"the preset {unit.preset} has no latent GAN; take one that has, such as musika")
     if not folders_with(unit.data, ModelInfo.read(unit.model), STACKED):
@@ -81,7 +81,7 @@ def train_and_measure(unit: Unit) -> Figures:
 
 
 def shuffle_controls(task: Any) -> None:
-    """Change a task so that each song has the tempo and note density of the next one."""
+    """Change a task so that each song has the tempo and note density of the next song."""
     opened = task.open
 
     def open_shuffled() -> None:
@@ -97,7 +97,7 @@ def shuffle_controls(task: Any) -> None:
 
 
 def codec_figures(codec: SpectralCodec, held: HeldOut) -> Figures:
-    """Mean distance of log magnitudes of held-out songs."""
+    """Return the mean distance of log magnitudes of held-out songs, decoded by one or both decoders, and of the mean frame."""
     found: dict[str, list[float]] = {"one": [], "both": [], "mean_frame": []}
     for wave in held.waves:
         audio = torch.as_tensor(wave)[None, :, : wave.shape[-1] // codec.spec.unit * codec.spec.unit].to(codec.device)
@@ -113,7 +113,7 @@ def codec_figures(codec: SpectralCodec, held: HeldOut) -> Figures:
 
 
 def phase_figures(codec: SpectralCodec, held: HeldOut) -> Figures:
-    """Mean multi-scale distance of held-out songs, decoded through both decoders with learned phases, with phase 0 and with random ones."""
+    """Return the mean multi-scale distance of held-out songs through both decoders, with learned, zero and random phases."""
     found: dict[str, list[float]] = {"refined": [], "zero": [], "random": []}
     for wave in held.waves:
         audio = torch.as_tensor(wave)[None, :, : wave.shape[-1] // codec.spec.unit * codec.spec.unit].to(codec.device)
@@ -129,7 +129,7 @@ def phase_figures(codec: SpectralCodec, held: HeldOut) -> Figures:
 
 
 def true_windows(task: Any) -> Float[Tensor, "n t e"]:
-    """Windows of the training songs."""
+    """Return WINDOWS windows of latents of the training songs."""
     batches = -(-WINDOWS // task.recipe.batch)
     return torch.cat([task.batch(step, 0, 1).sequences[STACKED] for step in range(batches)])[:WINDOWS]
 
@@ -137,7 +137,7 @@ def true_windows(task: Any) -> Float[Tensor, "n t e"]:
 def sequences_of(
     prior: GanPrior, rows: int, patches: int, params: GanParams | None = None, seed: int = 0
 ) -> Float[Tensor, "b t e"]:
-    """Generated sequences without conditions."""
+    """Generate `rows` sequences of `patches` patches without conditions."""
     frames, width = patches * prior.config.patch, prior.config.latent
     noise = Generators([torch.Generator().manual_seed(seed + i) for i in range(rows)])
     known = Known.prefix(STACKED, torch.zeros(rows, 0, width), frames)
@@ -147,7 +147,7 @@ def sequences_of(
 
 
 def latent_figures(prior: GanPrior, true: Float[Tensor, "n t e"]) -> Figures:
-    """Figures of latents alone."""
+    """Compute the figures that need only latents: Frechet distances, deviations, seams and style."""
     torch.manual_seed(0)
     untrained = build_prior(prior.config).eval()
     assert isinstance(untrained, GanPrior)
@@ -171,12 +171,12 @@ def latent_figures(prior: GanPrior, true: Float[Tensor, "n t e"]) -> Figures:
 
 
 def window_features(windows: Float[Tensor, "n t e"]) -> Float[Tensor, "n d"]:
-    """Mean and deviation in time of each channel."""
+    """Mean and deviation over time of each channel."""
     return torch.cat([windows.mean(1), windows.std(1)], dim=1).double()
 
 
 def seam_figures(sequences: Float[Tensor, "b t e"], patch: int) -> Figures:
-    """Jumps between patches over those inside, in their order and in another (every third patch in turn)."""
+    """Return the jumps between patches over the jumps inside, in the true order and in another order of patches."""
 
     def ratio(x: Float[Tensor, "b t e"]) -> float:
         jumps = (x[:, 1:] - x[:, :-1]).norm(dim=-1)
@@ -190,7 +190,7 @@ def seam_figures(sequences: Float[Tensor, "b t e"], patch: int) -> Figures:
 
 
 def style_figures(prior: GanPrior) -> Figures:
-    """Variance of the mean latent between the patches of a sequence."""
+    """Return the variance of the mean latent between patches of one style, and between patches of different styles."""
 
     def variance(patches: Float[Tensor, "b p t e"]) -> float:
         return patches.mean(2).var(1).sum(-1).mean().item()
@@ -201,7 +201,7 @@ def style_figures(prior: GanPrior) -> Figures:
 
 
 def control_figures(model: ModelFolder, seed: int, count: int) -> Figures:
-    """Measured values in `count` clips for each requested tempo and density."""
+    """Generate `count` clips for each requested density and tempo, and compare requested with measured values."""
 
     def clips(name: str, values: Sequence[float]) -> list[tuple[float, np.ndarray]]:
         music = LiveMusic(model, Song(), seed=seed)
@@ -224,7 +224,7 @@ def control_figures(model: ModelFolder, seed: int, count: int) -> Figures:
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's rank correlation; equal values share their ranks."""
+    """Spearman's rank correlation. Equal values have their mean rank."""
 
     def ranks(values: Sequence[float]) -> np.ndarray:
         ordered = np.sort(values)

@@ -1,7 +1,7 @@
-"""`jukebox ablate prior`: ablation of the top prior's lyrics, as characters or SentencePiece tokens, and of its time bias.
+"""`jukebox ablate prior`: ablation of the top prior's time bias and of its lyrics, as characters or as SentencePiece tokens.
 
-Every arm is the top prior of a preset with the change in its name. It is trained by the same loop on the same windows of the
-codes in DATA, and measured like `jukebox evaluate` on the codes of held-out songs.
+Every arm is the top prior of a preset with one change, which is in the name of the arm. All arms are trained by the same loop
+on the same windows of the codes in DATA. They are measured as in `jukebox evaluate` on the codes of held-out songs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WINDOWS = 96  # of held-out codes
 
 
 def arm_of(title: str, pieces: bool = False, time_bias: bool = True) -> Arm:
-    """An arm with SentencePiece tokens in place of characters, or without a time bias."""
+    """Return an arm, with SentencePiece tokens instead of characters if `pieces`, and with or without a time bias."""
     return Arm(title, title.replace(" ", "_"), {"arm": title}, {"pieces": pieces, "time_bias": time_bias})
 
 
@@ -50,7 +50,7 @@ def train_and_measure(unit: Unit) -> Figures:
 
 
 def _open(unit: Unit, folder: Path) -> ModelFolder:
-    """A separate model folder for the unit, with the codec and the labels of MODEL."""
+    """Create a model folder of the unit with the codec and the labels of MODEL, and open it."""
     source, preset = ModelFolder.from_pretrained(unit.model), find(unit.preset)
     folder.mkdir(parents=True, exist_ok=True)
     if unit.arm.changes["pieces"] and not (folder / "lyrics.json").is_file():
@@ -62,7 +62,7 @@ def _open(unit: Unit, folder: Path) -> ModelFolder:
 
 
 def _held_out(model: ModelFolder, data: Path, songs: int) -> HeldOut:
-    """The first `songs` songs of the split "test" that have codes of the top level."""
+    """Return the first `songs` songs of the split "test" that have codes of the top level; UserError if fewer than two have."""
     level, top = len(model.hops) - 1, model.spec.names[-1]
     codes = open_codes(data, model.info, [top])
     coded = set(codes.songs_with([top]))

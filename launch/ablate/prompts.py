@@ -1,8 +1,7 @@
-"""`jukebox ablate prompts`: evaluation of prompts on held-out songs with masked priors of several seeds, compared with noise
-and other controls.
+"""`jukebox ablate prompts`: evaluation of prompts on held-out songs with masked priors of several seeds.
 
-Nothing is trained. MODEL is a folder per seed with a masked prior, DATA has held-out songs. A unit is a seed; the sampled audio
-is written for listening (`jukebox/evaluation/prompts.py` describes the figures).
+`jukebox/evaluation/prompts.py` describes the figures and their controls. No model is trained. MODEL is a model folder per seed
+with a masked prior, and DATA has held-out songs. A unit is a seed. The sampled audio is written for listening.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from jukebox.model.folder import CODEC, ModelFolder
 from launch.ablate.experiment import Arm, Experiment, FigureRows, Figures, Unit, titled
 
 SECONDS = 8.0  # of each song
-SAVED_PROMPTS = 2  # songs whose audio is kept
+SAVED_PROMPTS = 2  # number of songs with saved audio
 
 
 def check(unit: Unit) -> None:

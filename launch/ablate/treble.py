@@ -3,9 +3,11 @@
     flat      upsampling without tones at multiples of the code rates (`VQVAEConfig.flat_upsampling`)
     relative  waveform errors relative to the level of their clip (`relative_waveform`)
     gain      crops of random gain, some of them silent (`Recipe.gain_db`)
-    chosen    these three, as in the preset `recordings_levels`; also with a distance of log magnitudes (`log_spectral`) and
-              with pre-emphasis
-The base is the codec of --preset. An arm with slower steps is trained for fewer steps; the time per step is measured first.
+    chosen    these three changes, as in the preset `recordings_levels`; variants add a distance of log magnitudes
+              (`log_spectral`), pre-emphasis, or both
+
+The base is the codec of --preset. An arm with slower steps is trained for fewer steps. The time per step is measured before
+training.
 """
 
 from __future__ import annotations
@@ -30,11 +32,11 @@ from launch.corpus.pcm import open_pcm
 from launch.engines.engine import TorchEngine
 from vqvae.jukebox.config import VQVAEConfig
 
-SECONDS, TIMED, WRITTEN = 20.0, 30, 3  # seconds of a held-out song; timed steps, after two warm-up steps; songs kept as wav
-STEPS = (2, 1)  # times --steps, at levels 0 and 1: about the same CPU time
+SECONDS, TIMED, WRITTEN = 20.0, 30, 3  # seconds of a held-out song; timed steps, after two warm-up steps; songs written as wav
+STEPS = (2, 1)  # factor of --steps at levels 0 and 1, for about equal CPU time
 FLAT: dict[str, Any] = {"flat_upsampling": True}
 RELATIVE: dict[str, Any] = {"relative_waveform": True}
-GAIN: dict[str, Any] = {"gain_db": RECORDINGS_GAIN_DB}  # of the recipe
+GAIN: dict[str, Any] = {"gain_db": RECORDINGS_GAIN_DB}  # a field of the recipe
 CHOSEN: dict[str, Any] = {**FOR_RECORDINGS, **GAIN}
 VARIANTS: Mapping[str, dict[str, Any]] = {
     "base": {}, "chosen": CHOSEN, "flat": FLAT, "relative": RELATIVE, "gain": GAIN,
@@ -51,7 +53,7 @@ def arm_of(variant: str, level: int) -> Arm:
 
 
 def shape_of(unit: Unit, changes: Mapping[str, Any]) -> tuple[VQVAEConfig, Recipe]:
-    """The codec of the preset and the recipe of the level, with the changes of an arm."""
+    """Return the codec of the preset and the recipe of the level, both with `changes`."""
     preset: Any = find(unit.preset)
     recipe, codec = preset.codec_recipes[f"vq.{unit.arm.keys['level']}"], preset.codec
     of_recipe = {key: value for key, value in changes.items() if key in GAIN}
@@ -60,7 +62,7 @@ def shape_of(unit: Unit, changes: Mapping[str, Any]) -> tuple[VQVAEConfig, Recip
 
 
 def check(unit: Unit) -> None:
-    """The corpus as samples, decoded before the processes start; UserError if it is empty."""
+    """Decode the corpus to samples before the processes start; UserError if a split is empty."""
     config, _ = shape_of(unit, {})
     split_rows(unit.data, "test")
     open_pcm(unit.data, split_rows(unit.data, "train"), config.sample_rate, config.channels)
@@ -72,8 +74,9 @@ def new_task(unit: Unit, changes: Mapping[str, Any], name: str = "model") -> Any
 
 
 def cost(unit: Unit) -> float:
-    """CPU time of a step of the arm over that of the base: the median of TIMED pairs, measured alternately, because the machine
-    may be busy.
+    """Return the CPU time of a step of the arm over the CPU time of a step of the base.
+
+    The result is the median of TIMED pairs. Steps of both alternate, because the machine may be busy.
     """
     tasks = [new_task(unit, changes, name) for changes, name in (({}, "timed"), (unit.arm.changes, "model"))]
     engines = [TorchEngine(task.model.train(), task.recipe, torch.device("cpu"), task.phases(task.recipe)) for task in tasks]
@@ -99,7 +102,7 @@ def train_and_measure(unit: Unit) -> Figures:
 
 
 def measured(unit: Unit, codec: Any) -> Figures:
-    """Means over held-out songs of the figures of a codec of one level; `pooled`: of all songs joined."""
+    """Return the figures of a codec of one level, averaged over held-out songs. A pooled figure is of all songs joined."""
     stream, rate = codec.spec.streams[unit.arm.keys["level"]], codec.spec.sample_rate
     found, codes, songs = [], [], []
     for number, row in enumerate(split_rows(unit.data, "test", unit.songs)):

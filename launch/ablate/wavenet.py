@@ -1,9 +1,11 @@
-"""`jukebox ablate wavenet DATA`: WaveNet and NSynth over seeds, each figure beside a control.
+"""`jukebox ablate wavenet DATA`: evaluation of WaveNet and NSynth over seeds. Each figure has a control.
 
-period .. nsynth    small models of signals whose structure is known (`launch/probes/`); DATA is not used
-table               held-out songs of DATA, reconstructed by models that were trained for the same CPU time as --steps steps of the
-                    coarsest level of the VQ-VAE of --preset: that VQ-VAE, one with the argmax bottleneck, NSynth, a WaveNet that
-                    decodes the codes of the first, and a spectral autoencoder with as many numbers per second as NSynth
+period .. nsynth    Small models of signals with known structure (`launch/probes/`). They do not use DATA.
+table               Reconstruction of held-out songs of DATA by five models that are trained for equal CPU time.
+
+The time of the table is the time of --steps steps of the coarsest level of the VQ-VAE of --preset. The models are this VQ-VAE,
+this VQ-VAE with the argmax bottleneck, NSynth, a WaveNet that decodes the codes of the VQ-VAE, and a spectral autoencoder. The
+latents of the spectral autoencoder have as many numbers per second as those of NSynth.
 """
 
 from __future__ import annotations
@@ -47,20 +49,20 @@ TIMED, SECONDS = 5, 2.0  # steps that are timed, after two that are not; of a he
 
 
 class TableModel(NamedTuple):
-    """A trained model of the table: a stream, how audio is made of it, its receptive field in samples, and the steps it was trained for."""
+    """A trained model of the table."""
 
     model: ModelFolder
     stream: str
-    decode: Callable[[Tensor, Path], Tensor]  # a wave (1, c, t) -> its reconstruction
-    receptive_field: int
-    steps: int
+    decode: Callable[[Tensor, Path], Tensor]  # (wave (1, c, t), working folder) -> reconstruction from the stream
+    receptive_field: int  # samples
+    steps: int  # steps of training
 
 
 # ---- small models
 
 
 def small(unit: Unit) -> Figures:
-    """The figures of a probe."""
+    """Train and measure a small model of a signal with known structure."""
     what, options = unit.arm.keys["part"], unit.arm.changes or {}
     steps, seed = min(unit.steps, STEPS[what]), unit.seed
     if what == "period":
@@ -79,7 +81,7 @@ def small(unit: Unit) -> Figures:
 
 
 def thread_svg(found: Figures) -> str:
-    """Agreement with the true pitch by seconds after the prompt."""
+    """Plot the agreement with the true pitch by seconds after the prompt, as SVG."""
     curves = {
         name.replace("_", " "): ((np.arange(len(values)) + 0.5) * found["seconds"], np.array(values))
         for name, values in found["agreement"].items()
@@ -93,14 +95,14 @@ def thread_svg(found: Figures) -> str:
 
 
 def check(unit: Unit) -> None:
-    """The corpus as samples, decoded before the processes that share it start; UserError if there is none."""
+    """Decode the corpus to samples before the processes start; UserError if a split is empty."""
     config = find(unit.preset).codec.spec
     split_rows(unit.data, "test")
     open_pcm(unit.data, split_rows(unit.data, "train"), config.sample_rate, config.channels)
 
 
 def seconds_per_step(task: Any) -> float:
-    """CPU time of a training step, the median of some."""
+    """Measure the CPU time of a training step: the median of TIMED steps."""
     task.open()
     engine, took = TorchEngine(task.model.train(), task.recipe, torch.device("cpu"), task.phases(task.recipe)), []
     for step in range(2 + TIMED):
@@ -111,7 +113,10 @@ def seconds_per_step(task: Any) -> float:
 
 
 def train_equally(unit: Unit, new_task: Callable[[Unit], Any], name: str = "training") -> int:
-    """Train a task for as long as the steps of the unit take of the VQ-VAE; how many steps these are, measured once."""
+    """Train a task for the CPU time that the VQ-VAE needs for the steps of the unit, and return the number of steps.
+
+    The number of steps is measured once and stored.
+    """
     measured, preset = unit.folder / f"{name}.json", find(unit.preset)
     if not measured.is_file():
         stream = preset.codec.spec.names[-1]
@@ -124,7 +129,7 @@ def train_equally(unit: Unit, new_task: Callable[[Unit], Any], name: str = "trai
 
 
 def trained_codec(unit: Unit) -> TableModel:
-    """The coarsest level of the VQ-VAE, with the bottleneck of the arm."""
+    """Train the coarsest level of the VQ-VAE with the bottleneck of the arm."""
     preset = find(unit.preset).with_bottleneck(unit.arm.changes["bottleneck"])
     model, stream = ModelFolder.create(unit.folder / "model", preset.codec), preset.codec.spec.names[-1]
 
@@ -133,7 +138,7 @@ def trained_codec(unit: Unit) -> TableModel:
 
 
 def trained_spectral(unit: Unit) -> TableModel:
-    """The spectral autoencoder without its codes, with as many numbers per second as NSynth has."""
+    """Train the spectral autoencoder without quantiser. Its latents have as many numbers per second as those of NSynth."""
     preset = find("test_spectral" if unit.preset.startswith("test") else "demo")
     config: Any = preset.codecs[-1]
     recipe = replace(preset.codec_recipes[TOKENS], delay_quantiser=1.0)
@@ -146,7 +151,7 @@ def trained_spectral(unit: Unit) -> TableModel:
 
 
 def nsynth_preset(unit: Unit) -> tuple[str, Preset]:
-    """Name and preset of NSynth at the size of the table."""
+    """Return the name and the preset of NSynth at the size of the table."""
     name = "test_nsynth" if unit.preset.startswith("test") else "nsynth_small"
     return name, find(name)
 
@@ -161,12 +166,12 @@ def trained_nsynth(unit: Unit) -> TableModel:
 
 
 def trained_decoder(unit: Unit) -> TableModel:
-    """A WaveNet that decodes the codes of the VQ-VAE, which is trained before it."""
+    """Train the VQ-VAE, then a WaveNet that decodes its codes."""
     codec = trained_codec(unit)
     model = ModelFolder.create(unit.folder / "model", MuLawConfig(codec.model.sample_rate))
     encode(str(unit.data), str(model.folder), split="train", threads=1, device="cpu", cache=str(unit.folder))
     stream, preset = model.spec.stream(codec.stream), nsynth_preset(unit)[1]
-    config: Any = preset.priors["nsynth_decoder"]  # the same WaveNet, which reads codes
+    config: Any = preset.priors["nsynth_decoder"]  # the WaveNet of NSynth, which reads codes here
     config = replace(config, frame=stream.hop, reads=stream.name, read_bins=stream.bins, read_width=0)
     recipe = replace(preset.codec_recipes[EMBEDDING], crop=0)
 
@@ -182,7 +187,7 @@ def by_codec(model: ModelFolder, stream: str) -> Callable[[Tensor, Path], Tensor
 
 
 def by_run(model: ModelFolder, stream: str) -> Callable[[Tensor, Path], Tensor]:
-    """Decoding by a prior of samples, in a run."""
+    """Return a function that reconstructs a wave in a run: a prior of samples decodes the codes of the wave."""
 
     def decode(wave: Tensor, folder: Path) -> Tensor:
         codes = model.codec([stream]).encode_long(wave, [stream])[stream][0].numpy()
@@ -204,7 +209,7 @@ TRAINERS: Mapping[str, Callable[[Unit], TableModel]] = {
 
 
 def table_row(unit: Unit) -> Figures:
-    """Means over held-out songs of what a model of the table keeps, and its sizes."""
+    """Train a model of the table, and return its errors, averaged over held-out songs, its speed and its sizes."""
     trained = TRAINERS[unit.arm.keys["model"]](unit)
     spec, stream, found, took, seconds = trained.model.spec, trained.model.spec.stream(trained.stream), [], 0.0, 0.0
     for number, row in enumerate(split_rows(unit.data, "test", unit.songs)):

@@ -1,8 +1,8 @@
-"""The command line: one table, verb -> function, called through fire.
+"""The command line: a table verb -> function. Functions are called through fire.
 
-Notable: `--help` and errors in flags import nothing heavy. Text flags stay text, because every value is parsed by its annotation (fire
-alone reads `--artist 311` as a number and `--genre a,b` as a tuple). A mistake of the user is one line on stderr and exit code 2; a bug
-of ours keeps its traceback.
+Notable: `--help` and errors in flags import no heavy package. Text flags stay text, because the annotation of a parameter
+determines how its value is parsed. (fire alone reads `--artist 311` as a number and `--genre a,b` as a tuple.) An error of the
+user is one line on stderr and exit code 2. A bug of this package keeps its traceback.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from launch.cli.usage import Usage, nearest, read_arguments, read_usage, render
 from launch.cluster.heartbeat import open_heartbeat
 from launch.cluster.ranks import rank_and_ranks
 
-# verb -> (module:function, what it does in one line). The functions' parameters are the flags.
+# verb -> (module:function, summary in one line). The parameters of the function are the flags.
 VERBS: dict[str, tuple[str, str]] = {
     "demo": (
         "launch.demo.demo:demo",
@@ -74,7 +74,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "bench": ("launch.bench.bench:bench", "measure speed and memory of codecs, priors and sampling"),
 }
 
-# group -> its verbs, as `jukebox --help` and the reference list them
+# group -> verbs, in the order of `jukebox --help` and of the reference
 GROUPS: dict[str, tuple[str, ...]] = {
     "use": (
         "sample", "continue", "branch", "upsample", "resume", "replay", "live", "edit", "vary", "extend", "compress", "morph", "stretch",
@@ -101,11 +101,14 @@ _FULL_DISK = {
 
 
 def main(argv: Sequence[str] | None = None, verbs: Mapping[str, tuple[str, str]] = VERBS) -> int:
-    """Run one verb; the exit code: 0 well, 2 a mistake in one line, 130 interrupted; a bug leaves by its traceback."""
+    """Run one verb and return the exit code. A bug raises its exception.
+
+    Exit codes are 0 for success, 2 for an error of the user, 130 for an interrupt, and 141 for a closed pipe.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without unicode is no reason to die
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without unicode must not raise
     open_heartbeat()
     code: Any = 1
     try:
@@ -120,7 +123,7 @@ def main(argv: Sequence[str] | None = None, verbs: Mapping[str, tuple[str, str]]
 
 
 def _answer(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> int:
-    """Run one verb, with a line on stderr for what went wrong; its exit code."""
+    """Run one verb, print a line on stderr for an error of the user, and return the exit code."""
     verb = next((w for w in words if not w.startswith("-")), "")
     interrupts: list[int] = []
     try:
@@ -130,12 +133,12 @@ def _answer(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> int:
         return 0
     except KeyboardInterrupt as error:
         return _interrupted(*error.args)
-    except BrokenPipeError:  # `jukebox ... | head`: the reader has gone, and that is its right
+    except BrokenPipeError:  # the reader of a pipe has ended, as in `jukebox ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
         line = explain(error)
-        if line is None and interrupts:  # a library has made another error of it
+        if line is None and interrupts:  # a library has replaced KeyboardInterrupt by another error
             return _interrupted()
         if line is None:
             raise
@@ -147,14 +150,14 @@ def _answer(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> int:
 
 
 def _interrupted(*kept: object) -> int:
-    """Print what is kept, where something is; the exit code."""
+    """Print "interrupted" and which results are kept, and return the exit code."""
     print("\n" + "; ".join(["interrupted", *map(_one_line, kept)]), file=sys.stderr)
     return 130
 
 
 @contextmanager
 def _noted(interrupts: list[int]) -> Iterator[None]:
-    """Note every Ctrl-C that Python would raise as KeyboardInterrupt, and raise it."""
+    """Record every Ctrl-C in `interrupts`, and raise KeyboardInterrupt as usual."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         interrupts.append(number)
@@ -175,7 +178,7 @@ def _noted(interrupts: list[int]) -> Iterator[None]:
 
 
 def _run(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> None:
-    """Answer a question about usage, or call the verb's function."""
+    """Print help or version, or call the function of the verb."""
     if words[:1] == ["help"]:
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help"):
@@ -187,7 +190,7 @@ def _run(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> None:
         raise UserError(f"there is no verb {verb!r}{nearest(verb, list(verbs))} (jukebox --help lists them)")
     function = load(verbs[verb][0])
     usage = read_usage(verb, function)
-    if refine := getattr(function, "refine_usage", None):  # flags that depend on what is typed
+    if refine := getattr(function, "refine_usage", None):  # some flags depend on the arguments
         usage = refine(usage, rest)
     before_dashes = rest[: rest.index("--")] if "--" in rest else rest
     if "-h" in before_dashes or "--help" in before_dashes:
@@ -196,18 +199,18 @@ def _run(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> None:
 
 
 def load(target: str) -> Callable[..., Any]:
-    """The function that `module:function` names."""
+    """Import and return the function of `module:function`."""
     module, _, name = target.partition(":")
     return getattr(importlib.import_module(module), name)
 
 
 def _call(function: Callable[..., Any], usage: Usage, texts: dict[str, str]) -> None:
-    """Call through fire: one parser a parameter, every value bound to its name, so that fire has nothing to guess."""
+    """Call the function through fire, with a parser for each parameter and every value bound to its name."""
     import fire
     from fire.decorators import SetParseFns
 
     @SetParseFns(**{argument.name: argument.parse for argument in usage.arguments})
-    def verb(**values: Any) -> None:  # and what the function returns is for Python, not for the terminal
+    def verb(**values: Any) -> None:  # returns None, because fire would print a result
         rest = values.pop(usage.rest.name, ()) if usage.rest else ()
         parameters = {name.rstrip("_"): name for name in inspect.signature(function).parameters}
         function(*rest, **{parameters.get(name, name): value for name, value in values.items()})
@@ -216,7 +219,7 @@ def _call(function: Callable[..., Any], usage: Usage, texts: dict[str, str]) -> 
 
 
 def _overview(verbs: Mapping[str, tuple[str, str]]) -> str:
-    """The help of the command: the verbs by group; those of no group last."""
+    """Return the help of the command: verbs by group, and verbs without a group last."""
     grouped = {verb for names in GROUPS.values() for verb in names}
     parts = []
     for group, names in {**GROUPS, "more": tuple(verb for verb in verbs if verb not in grouped)}.items():
@@ -230,10 +233,10 @@ JUKEBOX_TRACEBACK=1 prints the traceback of a one-line error
 
 
 def explain(error: BaseException) -> str | None:
-    """The one line for a mistake of the user or the state of their machine; None for a bug of ours.
+    """Describe an error of the user or of the machine in one line; None for a bug of this package.
 
-    Known are: UserError; a full disk or memory, however deep torch or safetensors have wrapped it; an OSError about a named file;
-    an optional package that is not installed; and a ValueError that one of our packages raised on purpose.
+    Such errors are: UserError; a full disk or memory, also if torch or safetensors wrap the error; an OSError about a named
+    file; an optional package that is not installed; and a ValueError that one of our packages raises.
     """
     chain: list[BaseException] = []
     link: BaseException | None = error
@@ -264,7 +267,7 @@ def _one_line(error: object) -> str:
 
 
 def _raised_by_us(trace: TracebackType | None) -> bool:
-    """Whether the error comes from a `raise` statement in one of our packages, not from a call that failed there."""
+    """Whether a `raise` statement in one of our packages raised the error, not a call that failed there."""
     if trace is None:
         return False
     while trace.tb_next:
@@ -275,10 +278,10 @@ def _raised_by_us(trace: TracebackType | None) -> bool:
 
 
 def program() -> None:
-    """The console script: `main`, and then the end of the process.
+    """Console script: run `main` and end the process.
 
-    Of ranks that have trained, one in about a hundred is aborted by gloo's threads while Python takes itself apart, and a
-    job that is done would be called dead. Nothing is left to do then, so they do not wait for that; MPI's ranks must.
+    After a training, the threads of gloo abort about one rank in a hundred while Python shuts down. The job would then count as
+    failed. So these ranks exit without a shutdown of Python. Ranks of MPI need the shutdown.
     """
     try:
         code = main()

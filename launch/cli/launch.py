@@ -1,9 +1,9 @@
 """`jukebox launch`: the same verb in many processes, on one machine, on the hosts of a list, or in a SLURM job.
 
-ssh, pdsh, mpirun or srun starts the same small agent (`launch/cluster/agent.py`) on every host. The agent sets torchrun's
-variables for each rank (its number and the address of rank 0) and supervises it. The watcher (`launch/cluster/supervise.py`)
-runs on the user's machine. All hosts must see the same files under the same names: the data, the model and the logs. There is
-no state between two starts: every start has a new port and a new folder of logs.
+ssh, pdsh, mpirun or srun starts a small agent (`launch/cluster/agent.py`) on every host. The agent sets torchrun's variables
+for each rank (its number and the address of rank 0) and supervises the rank. The watcher (`launch/cluster/supervise.py`) runs
+on the user's machine. All hosts must see data, model and logs under the same names. There is no state between two starts: every
+start has a new port and a new folder of logs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from launch.cluster.carriers import Carrier, batch_script, check_carrier, comman
 from launch.cluster.ranks import COLLECTIVE_TIMEOUT
 from launch.cluster.supervise import Job
 
-# verbs that divide their work between ranks; with any other verb, every rank would do all of it
+# verbs that divide their work between ranks; with any other verb, every rank would do the whole work
 SHARED = ("train", "prepare", "encode", "sample", "continue", "branch", "upsample", "resume")
 
 
@@ -56,7 +56,7 @@ def read_hostfile(path: str) -> tuple[tuple[str, int], ...]:
 
 
 def allocation() -> tuple[tuple[str, int], ...]:
-    """((name, ranks), ...) of the SLURM job that this process runs in."""
+    """Return ((host, ranks), ...) of the SLURM job of this process; UserError outside of a job with --ntasks-per-node."""
     try:
         nodes, ranks = os.environ["SLURM_JOB_NODELIST"], int(os.environ["SLURM_NTASKS_PER_NODE"])
     except (KeyError, ValueError):
@@ -68,7 +68,7 @@ def allocation() -> tuple[tuple[str, int], ...]:
 
 
 def address_of(host: str, carrier: Carrier | None) -> str:
-    """The address of a host for the others: the address of a SLURM node may differ from its name."""
+    """Return the address of a host for other hosts. The address of a SLURM node may differ from its name."""
     if carrier != "srun":
         return "127.0.0.1" if host == "localhost" else host
     output = subprocess.run(["scontrol", "show", "node", host], capture_output=True, text=True, check=True).stdout
@@ -76,7 +76,7 @@ def address_of(host: str, carrier: Carrier | None) -> str:
 
 
 def check_words(words: Sequence[str], ranks: int) -> None:
-    """Raise UserError before anything starts if the verb or its arguments are wrong, or it does not divide its work."""
+    """Raise UserError if the verb or its arguments are wrong, or if a verb for several ranks does not divide its work."""
     if not words:
         raise UserError("what is to run is missing; write it behind --: jukebox launch --ranks 2 -- train prior DATA")
     verb = words[0]
@@ -88,14 +88,14 @@ def check_words(words: Sequence[str], ranks: int) -> None:
 
 
 def free_port() -> int:
-    """A free port on this machine."""
+    """Find a free port on this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 def fresh_folder(logs: Path) -> Path:
-    """A new folder logs/0001, logs/0002, ... for a start."""
+    """Create a new folder logs/0001, logs/0002, ... for a start, and return it."""
     logs.mkdir(parents=True, exist_ok=True)
     number = max((int(path.name) for path in logs.iterdir() if path.name.isdigit()), default=0)
     while True:
@@ -126,7 +126,7 @@ class PlacementParams:
 
     @property
     def carrier(self) -> Carrier | None:
-        """What starts the ranks; None: this process itself, on this machine."""
+        """Program that starts the ranks. None: this process starts them on this machine."""
         return ("ssh" if self.hostfile else None) if self.with_ == "auto" else self.with_
 
 
@@ -180,7 +180,7 @@ def launch(
 
 
 def places(carrier: Carrier | None, hostfile: str, ranks: int, ranks_per_node: int) -> tuple[tuple[str, int], ...]:
-    """((host, ranks), ...): of the SLURM job, of the hostfile, or this machine."""
+    """Return ((host, ranks), ...) of the SLURM job, of the hostfile, or of this machine."""
     if hostfile and ranks:
         raise UserError("--ranks is for this machine alone; with a --hostfile give --ranks_per_node, or slots in the file")
     if carrier == "srun":
@@ -200,7 +200,7 @@ def places(carrier: Carrier | None, hostfile: str, ranks: int, ranks_per_node: i
 
 
 def submit(script: str, logs: Path) -> None:
-    """Write the script into the folder of logs and submit it by sbatch."""
+    """Write the script into the folder of logs and submit it with sbatch."""
     if shutil.which("sbatch") is None:
         raise UserError("sbatch is not on the PATH of this machine; --print shows the script, to be submitted elsewhere")
     logs.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Parse values of flags that are written as text. Every error names the flag, the given and the expected value."""
+"""Parse values of flags from text. Every error names the flag, the given and the expected value."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from data_prep.errors import UserError
 
 
 def read_list(text: str) -> list[str]:
-    """The parts between commas without the spaces around them; empty parts are left out."""
+    """Split text at commas, without spaces around the parts and without empty parts."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def read_numbers(
     text: str, flag: str, expected: str, low: float = -math.inf, high: float = math.inf, count: int | None = None
 ) -> tuple[int, ...]:
-    """Integers from `low` to `high`, `count` of them if it is given; UserError names what was `expected`."""
+    """Parse integers from `low` to `high`, separated by commas. UserError for other values, or for another number than `count`.
+
+    expected: description of the expected value, for the error
+    """
     with suppress(ValueError):
         numbers = tuple(int(part) for part in read_list(text))
         if all(low <= number <= high for number in numbers) and count in (None, len(numbers)):
@@ -27,7 +30,10 @@ def read_numbers(
 
 
 def choose_by_level(text: str, known: Mapping[int, str]) -> list[str]:
-    """Streams or priors of --levels, by level or by name (empty: all of `known`), each once, coarsest first."""
+    """Return the streams or priors that --levels lists by level or name, without duplicates, coarsest first. Empty text: all.
+
+    known: level -> name of a stream or prior
+    """
     levels = {**{str(level): level for level in known}, **{name: level for level, name in known.items()}}
     chosen = set(read_list(text)) or {str(level) for level in known}
     if wrong := sorted(chosen - set(levels)):
@@ -37,7 +43,7 @@ def choose_by_level(text: str, known: Mapping[int, str]) -> list[str]:
 
 
 def read_time(text: str, flag: str) -> float:
-    """Seconds, from 42, 42.5, 0:42, 1:02.5 or 1:00:02."""
+    """Parse a time such as 42, 42.5, 0:42, 1:02.5 or 1:00:02 to seconds."""
     match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)", text.strip())
     if not match or (match[2] and float(match[3]) >= 60) or (match[1] and int(match[2]) >= 60):
         raise UserError(f"{flag} got {text!r}, expected seconds or minutes and seconds, as in 42.5 or 0:42.5")

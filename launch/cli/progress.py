@@ -15,5 +15,9 @@ class Bar(ProgressBar):
 
 
 def progress(total: float, what: str, unit: str = "it", done: float = 0, silent: bool = False) -> Bar:
-    """A bar with rate and time left; without a terminal a line every ten seconds."""
+    """Return a progress bar with rate and time left. Without a terminal it prints a line every ten seconds.
+
+    total: number of units in all
+    done: number of finished units
+    """
     return Bar(total=total, initial=done, desc=what, unit=unit, dynamic_ncols=True, disable=silent)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def route_flags(usage: Usage, words: Sequence[str]) -> Usage:
-    """The usage with the sampling parameters of the chosen route; unchanged if the words name no model."""
+    """Return the usage with the sampling parameters of the chosen route. It is unchanged if the words name no model."""
     folder = next((word for word in words if (Path(word) / "config.json").is_file()), "")
     if not folder and usage.verb != "sample" and "shipped" not in words:
         return usage
@@ -27,7 +27,7 @@ def route_flags(usage: Usage, words: Sequence[str]) -> Usage:
     try:
         info = ModelInfo.read(folder)
         kinds = kinds_of(info, _route(info, usage.verb, words))
-    except UserError:  # the verb raises it, with all other errors
+    except UserError:  # the verb will raise this error too
         return usage
     if not kinds:
         return usage
@@ -40,7 +40,7 @@ def route_flags(usage: Usage, words: Sequence[str]) -> Usage:
 
 
 def _route(info: ModelInfo, verb: str, words: Sequence[str]) -> Route:
-    """The route of --route or --lower; for an edit the priors that inpaint, for live the route of unbounded length."""
+    """Return the route of --route or --lower. Edits take the route that inpaints, live the route of unbounded length."""
     if verb in ("edit", "vary", "extend", "compress"):
         from jukebox.editing.job import edit_route
 

@@ -1,9 +1,9 @@
-"""What a verb takes, read from its function: positionals, flags, their types, defaults and one line of meaning each.
+"""Usage of a verb: positionals and flags with types, defaults and descriptions, from the signature and docstring of a function.
 
-A verb is a plain function. Parameters before the `*` that have no default are positionals, all others are flags. The annotation
-gives the type, and `tuple[int, ...]` is typed as 2,1,0. Below the summary of the docstring each parameter has one line, `name: what
-it is, unit` (a line indented further continues it). `shared_flags` shows the fields of
-dataclasses. Help, checks and error messages all come from this one reading.
+A verb is a plain function. Parameters before the `*` are positionals, all others are flags. The annotation is the type. A value
+of `tuple[int, ...]` is written as 2,1,0. After its summary, the docstring has a line for each parameter, `name: description,
+unit`. A line with a deeper indentation continues the previous one. `shared_flags` makes flags of the fields of dataclasses.
+Help, checks and error messages all use the `Usage`.
 """
 
 from __future__ import annotations
@@ -27,31 +27,27 @@ from data_prep.errors import UserError
 from launch.cli.parse import read_list
 
 _TYPE_NAMES = {int: "integer", float: "number", bool: "yes/no", str: "text", Path: "path"}
-LARGEST = 2**63 - 1  # of a whole number: what 64 bits hold
-OF_PROCESSES = dict.fromkeys(("threads", "workers", "processes", "ranks", "ranks_per_node"), 4096)  # the most of them at once
+LARGEST = 2**63 - 1  # largest integer of 64 bits
+OF_PROCESSES = dict.fromkeys(("threads", "workers", "processes", "ranks", "ranks_per_node"), 4096)  # largest values
 _TRUTHS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 REQUIRED = inspect.Parameter.empty
 
 
 @dataclass(frozen=True)
 class Argument:
-    """One parameter of a verb: `kind` is int, float, bool, str or Path; `choices` is empty unless it is a Literal.
-
-    `several`: a tuple of `kind`, typed as one text with commas, or, the last positional, as words. `rest` takes all words after a
-    lone `--`. Words are one text in a shell's quotes.
-    """
+    """A parameter of a verb."""
 
     name: str
-    kind: type
+    kind: type  # int, float, bool, str or Path
     default: Any
-    about: str
+    about: str  # description
     positional: bool
-    choices: tuple[str, ...] = ()
-    several: bool = False
-    rest: bool = False
+    choices: tuple[str, ...] = ()  # of a Literal
+    several: bool = False  # a tuple of `kind`: one text with commas, or several words for the last positional
+    rest: bool = False  # takes all words after a lone `--`
 
     def parse(self, text: str) -> Any:
-        """The value that `text` stands for; text stays text, a number must be finite. Raises UserError."""
+        """Parse text to a value. Several words are one text with shell quotes. UserError for invalid or infinite values."""
         if self.words:
             return tuple(shlex.split(text))
         if self.several:
@@ -59,7 +55,7 @@ class Argument:
         return self._parse_one(text, text)
 
     def _parse_one(self, text: str, given: str) -> Any:
-        """The value of one part of what was given."""
+        """Parse one value. `given` is the whole text, for the error."""
         if self.choices and text not in self.choices:
             close = nearest(text, self.choices)
             raise UserError(f"{self.shown} got {given!r}, expected one of {', '.join(self.choices)}{close}")
@@ -79,22 +75,22 @@ class Argument:
 
     @property
     def words(self) -> bool:
-        """Whether it takes several words."""
+        """Whether the argument takes several words."""
         return self.rest or (self.several and self.positional)
 
     @property
     def shown(self) -> str:
-        """The name as the user types it."""
+        """Name as the user types it."""
         return f"-- {self.name.upper()}" if self.rest else self.name.upper() if self.positional else f"--{self.name}"
 
     @property
     def place(self) -> str:
-        """What stands for a positional in the usage line: its choices, else its name in capitals."""
+        """Text for a positional in the usage line: its choices, or its name in capitals."""
         return "|".join(self.choices) or self.name.upper() + " ..." * self.words
 
     @property
     def type_name(self) -> str:
-        """What the help calls the type, in capitals."""
+        """Name of the type in the help, in capitals."""
         return (_TYPE_NAMES[self.kind] + "s" * self.several).upper()
 
     def _wanted(self) -> str:
@@ -107,7 +103,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a verb does and takes."""
+    """Summary and arguments of a verb."""
 
     verb: str
     summary: str
@@ -123,11 +119,11 @@ class Usage:
 
     @property
     def rest(self) -> Argument | None:
-        """The parameter for the words after a lone `--`; None if there is none."""
+        """Parameter for the words after a lone `--`; None if there is none."""
         return next((a for a in self.arguments if a.rest), None)
 
     def line(self) -> str:
-        """`jukebox sample MODEL --out TEXT [--flags]`: the least that must be typed."""
+        """Return the usage line with all required arguments, such as `jukebox sample MODEL --out TEXT [--flags]`."""
         places = (a.place if a.default is REQUIRED else f"[{a.place}]" for a in self.positionals)
         words = ["jukebox", self.verb, *places]
         words += [f"--{a.name} {a.type_name}" for a in self.flags if a.default is REQUIRED]
@@ -136,7 +132,7 @@ class Usage:
 
 
 def read_usage(verb: str, function: Callable[..., Any]) -> Usage:
-    """The usage of `function` as the verb `verb`, from its signature and docstring."""
+    """Read the usage of the verb `verb` from the signature and docstring of its function."""
     parameters = inspect.signature(function).parameters
     summary, abouts = _read_docstring(inspect.getdoc(function) or "", parameters)
     hints = typing.get_type_hints(function)
@@ -145,17 +141,17 @@ def read_usage(verb: str, function: Callable[..., Any]) -> Usage:
         kind, choices, several = _read_kind(hints.get(name, str))
         rest = parameter.kind is parameter.VAR_POSITIONAL
         positional = rest or parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        typed = name.rstrip("_")  # --with and --print are words of Python's own, so their parameters end in _
+        typed = name.rstrip("_")  # parameters of flags such as --with end in _, because `with` is a keyword
         arguments.append(Argument(typed, kind, parameter.default, abouts.get(name, ""), positional, choices, several, rest))
     return Usage(verb, summary, tuple(arguments))
 
 
 def shared_flags(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A verb whose parameters of dataclass type stand for their fields, in their place: shared flags are written once.
+    """Replace each parameter of a dataclass type by the fields of the class, so that verbs share definitions of flags.
 
-    The docstrings of the dataclass and of those it inherits from have a line for each field, as a verb's for each parameter.
-    A caller in Python passes the fields by keyword, or the dataclass itself. A dataclass may have a field `more`, no flag itself,
-    for flags that no parameter has: the mapping from their names to their values.
+    The docstring of the dataclass, or of a class that it inherits from, has a line for each field, like the docstring of a verb
+    for each parameter. A caller in Python passes the fields by keyword, or the dataclass itself. A dataclass may have a field
+    `more`, which is no flag. It is a mapping of names to values for all other flags.
     """
     hints, parameters = typing.get_type_hints(function), inspect.signature(function).parameters
     groups = {name: hints[name] for name in parameters if is_dataclass(hints.get(name))}
@@ -190,13 +186,13 @@ def shared_flags(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _field_parameters(group: type) -> list[inspect.Parameter]:
-    """A keyword parameter for each field of a dataclass that is a flag."""
+    """Return a keyword parameter for each field of a dataclass that is a flag."""
     defaults = {f.name: REQUIRED if f.default is MISSING else f.default for f in fields(group) if f.name != "more"}
     return [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in defaults.items()]
 
 
 def field_arguments(group: type) -> list[Argument]:
-    """The flags that the fields of a dataclass make."""
+    """Return the flags for the fields of a dataclass."""
     hints, abouts = typing.get_type_hints(group), _field_abouts(group)
     return [
         Argument(p.name, kind, p.default, abouts.get(p.name, ""), False, choices, several)
@@ -206,7 +202,7 @@ def field_arguments(group: type) -> list[Argument]:
 
 
 def _field_abouts(group: type) -> dict[str, str]:
-    """The docstring line of each field of a dataclass; of several classes that have one, the nearest counts."""
+    """Return the docstring line of each field of a dataclass. A subclass overrides the lines of its bases."""
     abouts, names = {}, [f.name for f in fields(group)]
     for base in reversed(group.__mro__):
         abouts |= _read_docstring(inspect.cleandoc(base.__doc__ or ""), names)[1]
@@ -214,9 +210,10 @@ def _field_abouts(group: type) -> dict[str, str]:
 
 
 def _read_kind(hint: Any) -> tuple[type, tuple[str, ...], bool]:
-    """(kind, choices, several): `float | None` -> float; `Literal["a", "b"]` -> str with choices; `tuple[int, ...]` -> several.
+    """Return (kind, choices, several) of an annotation.
 
-    What is not a number or a truth is text.
+    `float | None` has the kind float, `Literal["a", "b"]` has the kind str with choices, `tuple[int, ...]` is several. Other
+    types than numbers, bool, str and Path have the kind str.
     """
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         hint = next(h for h in typing.get_args(hint) if h is not type(None))
@@ -228,7 +225,7 @@ def _read_kind(hint: Any) -> tuple[type, tuple[str, ...], bool]:
 
 
 def _read_docstring(doc: str, names: Iterable[str]) -> tuple[str, dict[str, str]]:
-    """The summary, and the line of each of `names`."""
+    """Split a docstring into the summary and the description of each of `names`."""
     summary, abouts, current, indent = [], {}, None, 0
     for line in doc.splitlines():
         match = re.match(r"\s*-{0,2}(\w+):\s+(.*)", line)
@@ -244,17 +241,17 @@ def _read_docstring(doc: str, names: Iterable[str]) -> tuple[str, dict[str, str]
 
 
 def nearest(word: str, known: Sequence[str], mark: str = "") -> str:
-    """`; did you mean ...?` with the known word closest to `word`, or nothing when none is close."""
+    """Return `; did you mean ...?` with the known word closest to `word`; empty if no known word is close."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {mark}{close[0]}?" if close else ""
 
 
 def read_arguments(usage: Usage, words: Sequence[str]) -> dict[str, str]:
-    """The texts typed for each argument by name, all known, none twice, none missing, each value readable. Raises UserError.
+    """Return the text of each argument by name. UserError for unknown, duplicate, missing or unreadable arguments.
 
-    Both `--flag value` and `--flag=value` are read; `-` and `_` are the same in a flag's name. A truth is `--flag` or `--noflag`. A
-    value may be a negative number or a lone `-`; one that begins with `--` needs the `=`. After a lone `--` all words are positionals,
-    or belong to the verb's `rest`.
+    A flag is `--flag value` or `--flag=value`. `-` and `_` in its name are equal. A bool is `--flag` or `--noflag`. A value may
+    be a negative number or a lone `-`. A value that begins with `--` needs the `=`. After a lone `--` all words are
+    positionals, or belong to the parameter `rest` of the verb.
     """
     flags = {a.name: a for a in usage.arguments}
     given: dict[str, str] = {}
@@ -302,13 +299,13 @@ def read_arguments(usage: Usage, words: Sequence[str]) -> dict[str, str]:
     given |= {a.name: value for a, value in zip(open_places, positionals)}
     if missing := [a for a in usage.arguments if a.default is REQUIRED and a.name not in given]:
         raise UserError(f"{missing[0].shown} is missing ({missing[0].about or 'see --help'}); usage: {usage.line()}")
-    for name, text in given.items():  # fire reports a bad value as a usage page of its own: look before it does
+    for name, text in given.items():  # checked here, because fire would print its own usage page for a bad value
         flags[name].parse(text)
     return given
 
 
 def render(usage: Usage) -> str:
-    """The help page of a verb: what it does, its positionals, its flags with type, meaning, unit and default."""
+    """Return the help page of a verb: summary, positionals, and flags with type, description and default."""
     width = max(60, min(shutil.get_terminal_size((100, 24)).columns, 120))
     text = f"{usage.line()}\n\n{usage.summary}\n"
     places = usage.positionals + ([usage.rest] if usage.rest else [])

@@ -1,4 +1,4 @@
-"""`jukebox data`: content of a data folder, from its tables; no audio is read."""
+"""`jukebox data`: content of a data folder, from its tables without the audio."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def data(data: str, *, list_: bool = False, csv: str = "") -> None:
 
 
 def summary(rows: Sequence[SongRow], refused: Sequence[Mapping[str, Any]]) -> str:
-    """One line per subject."""
+    """Format songs, lengths, rates, labels, lyrics, licences, sources and skipped files, with one line per subject."""
     from jukebox.model.provenance import named, song_counts
 
     counts, lengths = song_counts(rows), [row.seconds for row in rows] or [0.0]
@@ -74,12 +74,12 @@ LENGTHS = {"shortest": min, "median": statistics.median, "longest": max}
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds."""
+    """Format seconds as minutes and seconds, m:ss."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def plain(text: str) -> str:
-    """A text on one line, in which a character that cannot be shown is a question mark."""
+    """Replace characters that cannot be printed, also line breaks, by question marks."""
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
@@ -93,12 +93,12 @@ def song_line(row: SongRow) -> str:
 
 
 def unused_line(refused: Mapping[str, Any]) -> str:
-    """A skipped file with its reason."""
+    """Format a skipped file and the reason as one line."""
     return plain(f"refused: {refused['path']}: {refused['reason']}: {refused['detail']}")
 
 
 def table(data: str, rows: Sequence[SongRow], target: Path) -> str:
-    """The songs as csv; paths begin at the folder of the table, as `jukebox prepare` reads them."""
+    """Return the songs as csv. Paths are relative to the folder of the table, as in a source of `jukebox prepare`."""
     text = io.StringIO()
     writer = csv_writer.DictWriter(text, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

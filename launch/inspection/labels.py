@@ -1,4 +1,4 @@
-"""`jukebox labels`: the artists and genres of a model or a data folder, and names similar to a given one."""
+"""`jukebox labels`: artists and genres of a model or a data folder, and names that are similar to a given name."""
 
 from __future__ import annotations
 
@@ -35,12 +35,15 @@ def labels(place: str, query: str = "") -> None:
 
 
 def key(name: str) -> str:
-    """Normalise a name for comparison; published models write _ for spaces."""
+    """Normalise a name for comparison. Published models write _ instead of spaces."""
     return " ".join(name.casefold().replace("_", " ").split())
 
 
 def known_names(place: Path) -> Iterator[tuple[str, Counts]]:
-    """(title, {name: songs}) of each list of a model or data folder, without the entry for unknown names; 0 songs: not known."""
+    """Yield (title, {name: number of songs}) for each list of names of a model or data folder, without the unknown name.
+
+    The number is 0 if it is not known. UserError for any other folder.
+    """
     from jukebox.model.info import CONFIG, SHIPPED_WORD, ModelInfo, shipped_folder
     from jukebox.model.provenance import read_provenance, song_counts
 
@@ -59,6 +62,6 @@ def known_names(place: Path) -> Iterator[tuple[str, Counts]]:
         )
     for title, table in tables.items():
         for kind, names in (("artists", table.artists), ("genres", table.genres)):
-            # sets of one model overlap, as before and after `prepare --add`
+            # data sets of one model may overlap, as before and after `prepare --add`, so counts are not added
             counts = {name: max((each[kind].get(name, 0) for each in sets), default=0) for name in names[1:] if name}
             yield kind + title, counts

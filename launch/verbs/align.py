@@ -58,7 +58,7 @@ def align(
 
 
 def measure(model: ModelFolder, data: Path, songs: int, device: str) -> None:
-    """Measure and store the best method."""
+    """Measure all methods of alignment on a data folder, store the best one in the model, and print a table."""
     from jukebox.alignment.align import find_way
     from jukebox.evaluation.metrics import table
 
@@ -71,7 +71,7 @@ def measure(model: ModelFolder, data: Path, songs: int, device: str) -> None:
 
 
 def follow(model: ModelFolder, folder: Path, device: str) -> None:
-    """Align a run, and update its page."""
+    """Align all takes of a run, and update its page."""
     from jukebox.alignment.align import align_run
     from jukebox.runs.run import Run
 
@@ -83,7 +83,7 @@ def follow(model: ModelFolder, folder: Path, device: str) -> None:
 
 
 def write(model: ModelFolder, song: Path, lyrics: str, labels: Song, out: str, device: str) -> None:
-    """Align a recording; write .lrc, .json, subtitles and labels."""
+    """Align a recording, and write .lrc, .json, subtitles and labels of Audacity."""
     from jukebox.alignment.align import align_file
     from jukebox.report.lyric_files import write_lyric_files
 
@@ -103,5 +103,5 @@ def write(model: ModelFolder, song: Path, lyrics: str, labels: Song, out: str, d
 
 
 def name(way: dict) -> str:
-    """Describe a method."""
+    """Describe a method of alignment."""
     return way["way"] if way["way"] == "likelihood" else f"attention of layer {way['layer']}, head {way['head']}"

@@ -1,8 +1,8 @@
-"""`jukebox codec`: audio to codes, codes to audio, or both to reconstruct a song from one level.
+"""`jukebox codec`: encode audio to codes, decode codes to audio, or reconstruct audio from one level.
 
-A file is read, resampled, encoded, decoded and written in blocks, so that memory does not grow with its length (a second of the
-finest published level adds 11 kB of codes). The format of codes is that of `jukebox/model/code_file.py`. Decoding returns as
-many samples as were encoded, with silence after the last whole code.
+A file is read, resampled, encoded, decoded and written in blocks. So memory grows with the length only by the codes, 11 kB per
+second of the finest published level. `jukebox/model/code_file.py` defines the format of codes. Decoding returns as many samples
+as were encoded, with silence after the last whole code.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
     from jukebox.model.info import ModelInfo
     from vqvae.codec import Codec
 
-OnProgress = Callable[[float], object]  # called with the finished seconds of audio, for the bar
+OnProgress = Callable[[float], object]  # called with the seconds of each finished block of audio
 
 
 def encode_file(codec: Codec, source: Path, target: Path, hashes: Mapping[str, str], on_progress: OnProgress) -> int:
-    """Write the streams of `hashes` of an audio file, with the codes hash of each; return the number of channels of the file."""
+    """Encode an audio file to the streams in `hashes` (stream -> codes hash) and return the number of channels of the file."""
     streams = {name: codec.spec.stream(name) for name in hashes}
-    # One growing buffer a stream: many small arrays kept between large temporary ones would fragment the heap.
+    # One growing buffer per stream, because many small arrays between large temporary arrays would fragment the heap.
     parts = {name: bytearray() for name in streams}
     with _open(codec, source) as reader:
         for pieces in codec.encoder_stream(_sound(reader, codec, on_progress), list(streams)):
@@ -54,7 +54,10 @@ def encode_file(codec: Codec, source: Path, target: Path, hashes: Mapping[str, s
 
 
 def decode_file(codec: Codec, source: Path, target: Path, stream: str, info: ModelInfo, on_progress: OnProgress) -> int:
-    """Write the audio of a codes.npz, or of a file of `compress`, with exactly its `samples`, from one stream; return its channels."""
+    """Decode one stream of a codes.npz, or of a file of `compress`, to audio, and return the number of channels.
+
+    The audio has as many samples as were encoded. UserError if the codes do not fit the codec.
+    """
     from vqvae.codec import as_tensor
 
     codes, first, last = _load(source, info, str(codec.device))
@@ -85,7 +88,10 @@ def decode_file(codec: Codec, source: Path, target: Path, stream: str, info: Mod
 
 
 def _load(source: Path, info: ModelInfo, device: str) -> tuple[Codes, int, int]:
-    """The codes of a file, and the range of samples of their audio; codes that `compress` did not keep are sampled."""
+    """Return the codes of a file, and first and last sample (exclusive) of the audio.
+
+    Codes that `compress` did not keep are sampled.
+    """
     if source.suffix.lower() != SUFFIX:
         codes = Codes.load(source)
         return codes, 0, codes.samples
@@ -99,7 +105,7 @@ def _load(source: Path, info: ModelInfo, device: str) -> tuple[Codes, int, int]:
 
 
 def reconstruct_file(codec: Codec, source: Path, target: Path, stream: str, on_progress: OnProgress = float) -> int:
-    """Write the reconstruction of an audio file by one stream, with the exact length; return the number of channels of the file."""
+    """Reconstruct an audio file from one stream with its exact length, and return the number of channels of the file."""
     with _open(codec, source) as reader, writing(target, codec.spec.channels, codec.spec.sample_rate) as writer:
         rate = codec.spec.sample_rate
         check = OutputCheck(rate, rate / codec.spec.stream(stream).hop)
@@ -136,9 +142,10 @@ def _sound(reader: BlockReader, codec: Codec, on_progress: OnProgress) -> Iterat
 
 
 def find_files(what: str, source: Path, out: str, channels: int = 1) -> list[tuple[Path, Path]]:
-    """Pairs (file, output): for one file beside it, for the files of a folder in a folder of the same structure.
+    """Return pairs (file, output) for `what` (encode, decode or reconstruct).
 
-    UserError if the output cannot have the given name.
+    Without `out`, the output of a file is beside it, and the outputs of a folder are in a folder of equal structure. UserError
+    if there are no files, or if the output cannot have the given name.
     """
     reads = {".npz", SUFFIX} if what == "decode" else AUDIO_SUFFIXES
     suffix, past = ".npz" if what == "encode" else ".wav", what.removesuffix("e") + "ed"
@@ -235,7 +242,7 @@ def codec(
 def _run_all(
     run: Callable[[Path, Path, OnProgress], int], files: Sequence[tuple[Path, Path]], title: str
 ) -> tuple[dict[Path, int], float, list[UserError]]:
-    """Process the files with one progress bar; return outputs with their sources' channels, seconds of audio, and failures."""
+    """Process the files with one progress bar. Return output -> channels of its source, seconds of audio, and failures."""
     from launch.cli.progress import progress
 
     done, failed, seconds = {}, [], 0.0
@@ -259,7 +266,7 @@ def _run_all(
 def _expected_seconds(path: Path) -> float:
     if path.suffix.lower() != ".npz":
         return declared_seconds(path)
-    with suppress(UserError):  # reported later
+    with suppress(UserError):  # the file is opened again, and the error is reported then
         codes = Codes.load(path)
         return codes.samples / codes.sample_rate
     return 0.0

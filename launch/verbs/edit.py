@@ -1,7 +1,7 @@
 """The verbs that edit a recording: edit (inpainting), vary, extend, compress. Outside the range no sample changes.
 
-Times are seconds (42, 42.5) or minutes and seconds (0:42, 1:02.5). A song is an audio file, or a run folder, whose codes are
-stored. The edit itself is a run: x.run beside x.wav, which `jukebox resume` finishes.
+Times are seconds (42, 42.5) or minutes and seconds (0:42, 1:02.5). A song is an audio file, or a run folder with stored codes.
+The edit itself is a run in the folder x.run beside x.wav. `jukebox resume` finishes it.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def compress(
 def _opened(
     model: str, words: LabelFlags, results: TakeOptions, params: SamplingParams, options: EditOptions, machine: DeviceOptions
 ) -> tuple[ModelFolder, EditSettings]:
-    """The model and the edit options; imports torch."""
+    """Open the model (this imports torch) and return it with the settings of the edit; UserError for negative options."""
     if min(params.temperature, params.temperature_lower, options.fade, results.total_seconds) < 0:
         raise UserError("temperatures, --fade and --total_seconds must not be negative; change the one that is")
     from jukebox.editing.verbs import EditSettings

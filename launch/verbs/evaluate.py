@@ -1,4 +1,4 @@
-"""The verb evaluate: evaluation of a model on held-out songs; each figure has a control."""
+"""The verb evaluate: evaluation of a model on held-out songs. Each figure has a control."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def evaluate(
 
 
 def data_identity(data: Path, target: Path) -> dict[str, str]:
-    """Identify the data of figures: path relative to their file, and a hash of the manifest; either may change."""
+    """Identify the data of figures: path relative to the file of figures, and hash of the manifest. One of them may change."""
     path = data / MANIFEST
     place = os.path.relpath(data.resolve(), target.parent.resolve())
     return {"path": Path(place).as_posix(), "manifest": file_hash(path) if path.is_file() else ""}
 
 
 def check_figures(target: Path, identity: Mapping[str, str]) -> None:
-    """Raise UserError if an existing file has figures of other data, or other content."""
+    """Raise UserError if the file `target` exists and has figures of other data, or other content."""
     if not target.is_file():
         return
     try:

@@ -1,4 +1,4 @@
-"""`jukebox features`: the hidden states of a prior over a song, as npz."""
+"""`jukebox features`: write the hidden states of a prior for a song as npz."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`jukebox import`: convert published checkpoints to a model folder; their pickles are parsed but never executed.
+"""`jukebox import`: convert published checkpoints to a model folder. Their pickles are parsed but never executed.
 
-A codec alone (`vqvae`), or a whole set: the codec, two upsamplers and a top prior, from a download, from files in the published
-layout, or from a hub folder of the registry's port. Priors are converted with one tensor in memory at a time.
+The verb converts a codec alone (`vqvae`), or a set of codec, two upsamplers and top prior. The sources are a download, files in
+the published layout, or a hub folder of the port. Priors are converted with one tensor in memory at a time.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LICENCE = "the published checkpoints are under a noncommercial licence, and so i
 
 
 def parts_of(name: str) -> list[str]:
-    """Paths of the files of a set below the root, and in the cache."""
+    """Return the paths of the files of a set, relative to the root of downloads and to the cache."""
     from jukebox.model.settings import SETS
 
     shared = [f"jukebox/models/5b/{part}.pth.tar" for part in ("vqvae", "prior_level_0", "prior_level_1")]
@@ -36,12 +36,12 @@ def parts_of(name: str) -> list[str]:
 
 
 def find_files(files: str, name: str) -> list[Path]:
-    """The checkpoints of `files`: paths joined by commas, or a folder with them."""
+    """Return the checkpoints of the set `name` in `files`: paths joined by commas, or a folder. UserError if one is missing."""
     paths = [Path(part).expanduser() for part in read_list(files)]
     if len(paths) == 1 and paths[0].is_dir():
         folder = paths[0]
         found = [folder / part for part in parts_of(name) if (folder / part).is_file()]
-        # ~/.cache of the published code, jukebox/models/5b.., or all files in one folder
+        # the cache of the published code (~/.cache) with jukebox/models/5b.., or all files in one folder
         paths = found or sorted(folder.glob("vqvae*.pth.tar")) + sorted(folder.glob("prior_level_*.pth.tar"))
         if not paths:
             raise UserError(
@@ -54,7 +54,7 @@ def find_files(files: str, name: str) -> list[Path]:
 
 
 def find_config(content: Mapping[str, Any], preset: str, path: Path) -> VQVAEConfig:
-    """The configuration of `preset`, else of the settings in the file, else the published one."""
+    """Return the configuration of a codec: of `preset`, or of the settings in the file, or the published one."""
     from jukebox.importers.convert import is_plain
     from jukebox.model.settings import VQVAES, vqvae_config
 
@@ -71,7 +71,7 @@ def find_config(content: Mapping[str, Any], preset: str, path: Path) -> VQVAECon
 
 
 def open_source(name: str, files: str, url: str, cache: str) -> FoundWeights:
-    """The set's weights: the user's files or hub folder, else a download."""
+    """Open the weights of a set: the user's files or hub folder, or a download."""
     from jukebox.importers.convert import open_port, open_published
     from jukebox.importers.download import download
 
@@ -85,7 +85,7 @@ def open_source(name: str, files: str, url: str, cache: str) -> FoundWeights:
 
 
 def find_tables(versions: set[str], labels: str, url: str, cache: str) -> dict[str, PublishedLabels]:
-    """The id tables of these versions: the user's folder of them, else a download."""
+    """Read the id tables of these versions: from the user's folder `labels`, or from a download."""
     from jukebox.importers.download import download
     from jukebox.importers.labels import PublishedLabels
 
@@ -143,7 +143,7 @@ def import_(
 
 
 def import_codec(files: str, out: str, preset: str = "") -> None:
-    """Convert a codec's checkpoint to a model folder."""
+    """Convert the checkpoint of a codec to a model folder."""
     from jukebox.importers.torchfile import open_checkpoint, state_dict
     from jukebox.importers.vqvae_keys import vqvae_state
     from jukebox.model.folder import ModelFolder, build_codec

@@ -1,4 +1,4 @@
-"""`jukebox plan`: memory and time of a run, from the configurations of a model alone. No weights are loaded."""
+"""`jukebox plan`: predict memory and time of a run from the configurations of a model. No weights are loaded."""
 
 from __future__ import annotations
 
@@ -85,7 +85,10 @@ def plan(
 
 
 def chosen_levels(info: ModelInfo, model: str, route: Route, song: SongPlanParams, batch: int) -> tuple[int, ...]:
-    """The levels to write, those of other codecs last; UserError if the model has no prior of one, or for an invalid song."""
+    """Return the levels to write, with levels of other codecs last.
+
+    UserError if the model has no prior of a level, or for an invalid song.
+    """
     own, encoded = info.split_levels(song.levels, route)
     known = [info.spec.names.index(stream) for stream, name in route.priors.items() if name in info.priors][::-1]
     if song.seconds <= 0 or song.takes < 1 or not 0 <= song.prompt_seconds < song.seconds:
@@ -104,7 +107,7 @@ def chosen_levels(info: ModelInfo, model: str, route: Route, song: SongPlanParam
 
 
 def table(plan: Plan) -> str:
-    """One line per level, memory by part in GB (10^9 bytes)."""
+    """Format a plan with one line per level. Memory by part is in GB (10^9 bytes)."""
     names = list(plan.levels[0].parts)
     head = [f"{'level':>5}", *(f"{name:>11}" for name in names), f"{'in all':>7} {'steps':>9} {'ms a step':>9} {'time':>9}"]
     lines = [" ".join(head)]
@@ -118,7 +121,7 @@ def table(plan: Plan) -> str:
 
 
 def preflight(run: Run, device: str = "") -> None:
-    """Print in one line the prediction for the rest of a run, with its threads."""
+    """Set the threads of a run, and print the prediction for the rest of the run in one line."""
     import torch
 
     torch.set_num_threads(run.request["machine"]["threads"])
@@ -131,7 +134,7 @@ def preflight(run: Run, device: str = "") -> None:
 
 
 def planned(info: ModelInfo, request: Request, bandwidth: float = 0.0, done: dict[int, int] | None = None) -> Plan:
-    """The plan of a request at this machine's speed, or at a bandwidth of so many GB/s."""
+    """Return the plan of a request at the measured speed of this machine, or with `bandwidth` in GB/s if it is not 0."""
     from jukebox.planning.speed import measure
 
     plan = plan_sampling(info, request, done=done)
@@ -145,7 +148,7 @@ def planned(info: ModelInfo, request: Request, bandwidth: float = 0.0, done: dic
 
 
 def will_compile(info: ModelInfo, request: Request, dtype: str) -> bool:
-    """Whether the run compiles its steps, by the rule of `jukebox.sampling.walk.to_compile`."""
+    """Whether a run compiles its sampling steps, by the rule of `jukebox.sampling.walk.to_compile`."""
     if "compiled" in request:
         return request["compiled"]
     choice = request.get("compile", "auto")

@@ -1,4 +1,4 @@
-"""`jukebox plan train`: memory and time of training a prior on a cluster or on this machine, with the calculation."""
+"""`jukebox plan train`: predict memory and time of training a prior on a cluster or on this machine, with the calculation."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from launch.cli.parse import read_numbers
 from priors.spec import PriorConfig
 
 GB = 1e9
-CHOICES = ((1, False), (2, False), (1, True), (2, True), (3, False), (3, True))  # (ZeRO, recompute), the fastest first
+CHOICES = ((1, False), (2, False), (1, True), (2, True), (3, False), (3, True))  # (ZeRO, recompute), fastest first
 ROWS = 8  # largest number of rows per GPU: more rows do not make products faster
 LARGEST = 1 << 30  # windows per step
-STEPS = 3  # steps that are timed on this machine, after a warm-up step
+STEPS = 3  # timed steps on this machine, after a warm-up step
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TrainPlanParams:
 
 
 def plan_train(model: str, params: TrainPlanParams, batch: int, threads: int) -> list[Budget]:
-    """Print a table for each number of GPUs and each given stage of ZeRO, and the calculation of the first row."""
+    """Print a table with a row for each number of GPUs and stage of ZeRO, and the calculation of the first row."""
     info = read_info(model)
     known, card, network = info.levels_with_prior, params.card, params.network
     level = max(known, default=-1) if params.level < 0 else params.level
@@ -92,7 +92,7 @@ def plan_train(model: str, params: TrainPlanParams, batch: int, threads: int) ->
 
 
 def recipe_of(model: str, prior: str, what: str) -> int:
-    """Steps or batch of a preset's recipe; 0 if `model` is not a preset."""
+    """Return the field `what` (steps or batch) of a preset's recipe of a prior; 0 if `model` is not a preset."""
     return getattr(find(model).prior_recipes[prior], what) if model in (*PRESETS, *OTHERS.kinds()) else 0
 
 
@@ -109,7 +109,7 @@ def on_card(card: str, share: float, network: float) -> Machines:
 
 
 def here(info: ModelInfo, prior: PriorConfig, setup: Training, rows: int, network: float, threads: int) -> Machines:
-    """This machine: its rate of products, and the share of it that training this prior's first layers reaches."""
+    """Measure this machine: its rate of products, and the share of the rate that training reaches with the first layers."""
     import torch
 
     if threads:
@@ -121,7 +121,7 @@ def here(info: ModelInfo, prior: PriorConfig, setup: Training, rows: int, networ
 
 
 def machine_memory() -> float:
-    """Bytes of memory of this machine; 16 GB if unknown."""
+    """Return the bytes of memory of this machine; 16 GB if unknown."""
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     except (AttributeError, ValueError, OSError):
@@ -129,7 +129,7 @@ def machine_memory() -> float:
 
 
 def product_rate(device: str, dtype: Any) -> float:
-    """Operations per second of a large matrix product, the best of several."""
+    """Measure the operations per second of a large matrix product: the best of four."""
     import torch
 
     side = 8192 if device == "cuda" else 1024
@@ -138,7 +138,7 @@ def product_rate(device: str, dtype: Any) -> float:
 
 
 def trained_rate(info: ModelInfo, prior: PriorConfig, setup: Training, rows: int, device: str) -> float:
-    """Operations per second of training steps of this prior with a shortened trunk, on random codes."""
+    """Measure the operations per second of training steps of a prior with fewer layers, on a blank batch."""
     import torch
 
     from jukebox.model.folder import build_prior
@@ -180,14 +180,17 @@ def _seconds(function: Any, device: str) -> float:
 
 
 def fitted(prior: PriorConfig, setup: Training, machines: Machines, share: int) -> Training:
-    """The rows that fit for a GPU's `share` of a batch, the rest in sequential parts; one row if none fits."""
+    """Return the setup with the largest number of rows that fits a GPU, at most ROWS; 1 if none fits.
+
+    share: rows of a batch for each GPU, which are processed in sequential parts
+    """
     rows = largest_rows(prior, setup, machines, share) or 1
     rows = max(n for n in range(1, min(rows, ROWS) + 1) if share % n == 0)
     return replace(setup, rows=rows, accumulate=share // rows)
 
 
 def chosen(prior: PriorConfig, setup: Training, machines: Machines, share: int) -> Training:
-    """The first of CHOICES that fits (one process: no stage); the last if none does."""
+    """Return the first of CHOICES that fits, or the last one. A single GPU needs no stage of ZeRO."""
     ways = [replace(setup, zero=zero, recompute=setup.recompute or again) for zero, again in CHOICES]
     if machines.gpus == 1:
         ways = [replace(setup, recompute=again) for again in dict.fromkeys((setup.recompute, True))]
@@ -198,7 +201,7 @@ def chosen(prior: PriorConfig, setup: Training, machines: Machines, share: int) 
 
 
 def table(plans: Sequence[tuple[Machines, Training, Budget]], steps: int) -> str:
-    """One row per plan; memory in GB of each GPU."""
+    """Format a table with one row per plan. Memory is in GB of each GPU."""
     names = list(plans[0][2].parts)
     head = ["GPUs", "ZeRO", "recompute", "rows x parts", *names, "in all", "fits", "s a step", "codes/s", "days"]
     lines = [head, ["---"] * len(head)]
@@ -212,7 +215,7 @@ def table(plans: Sequence[tuple[Machines, Training, Budget]], steps: int) -> str
 
 
 def arithmetic(prior: PriorConfig, machines: Machines, setup: Training, plan: Budget) -> str:
-    """The calculation of the first row, line by line."""
+    """Format the calculation of the first row, line by line."""
     parameters, gpus, cost = prior.parameters().all, machines.gpus, cost_of(prior, setup, machines.device)
     again, windows = (4 if setup.recompute else 3), setup.rows * setup.accumulate
     steps = getattr(prior, "trunk", prior).n_ctx

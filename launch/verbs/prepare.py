@@ -1,4 +1,4 @@
-"""`jukebox prepare`: write tables for the other verbs from a folder or list of music."""
+"""`jukebox prepare`: write the tables of a data folder from a folder or a list of music."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """The verbs that generate music: sample, continue, branch, upsample, resume, replay.
 
-Each prints the path of the result and the speed.
-
-The request is on disk before torch is imported. So a stopped command leaves nothing, or a run that `resume` finishes.
+Each verb prints the path of the result and the speed. The request is on disk before torch is imported. So a stopped command
+leaves either nothing or a run that `resume` finishes.
 """
 
 from __future__ import annotations
@@ -194,13 +193,16 @@ def replay(run: str, *, out: str = "", model: str = "") -> None:
 
 
 def beside(path: str | Path, verb: str) -> Path:
-    """Default output path for a file or folder: next to it, with the verb appended to its name."""
+    """Return the default output path for a file or folder: beside it, with the verb appended to its name."""
     path = Path(path).resolve()
     return path.with_name(f"{path.name if path.is_dir() else path.stem}_{verb}")
 
 
 def _unused(path: str | Path) -> str:
-    """The path, with the first free number appended if it exists; it is printed, because the user needs it to resume."""
+    """Append the first free number to a path if the path exists, print the result and return it.
+
+    The user needs the printed path to resume the run. UserError if several processes share the run.
+    """
     if rank_and_ranks()[1] > 1:
         raise UserError(
             f"{variables()} show that several processes share this run, so that its folder needs a name: give --out, or "
@@ -215,7 +217,7 @@ def _unused(path: str | Path) -> str:
 
 
 def _open(run: str, model: str) -> Run:
-    """Open a run with a new path of its model; UserError for another model."""
+    """Open a run. `model` is the new path of its model, if it was moved; UserError for another model."""
     from jukebox.model.info import ModelInfo, check_weights
     from jukebox.runs.run import Run
 
@@ -228,7 +230,7 @@ def _open(run: str, model: str) -> Run:
 
 
 def _make(out: str, asked: dict[str, Any], machine: MachineOptions) -> None:
-    """Write the request, fitted to the allowed memory, then import the sampler."""
+    """Fit a request to the allowed memory, write it, and sample the run."""
     from jukebox.model.presets import read_info
     from jukebox.planning.sampling import check_memory, fitted
     from jukebox.runs.batches import first_batches
@@ -243,7 +245,7 @@ def _make(out: str, asked: dict[str, Any], machine: MachineOptions) -> None:
 
 
 def _go(run: Run, device: str = "") -> None:
-    """Complete a run, and print the results."""
+    """Complete a run and print the results."""
     rank, ranks = rank_and_ranks()
     from jukebox.editing.job import check, finish
     from jukebox.model.folder import ModelFolder
@@ -267,7 +269,7 @@ def _go(run: Run, device: str = "") -> None:
 
 
 def read_song(info: ModelInfo, words: SongFlags) -> Song:
-    """The song of some flags; unknown names are printed."""
+    """Return the song that the flags describe. Print unknown names and flags without effect."""
     from jukebox.song import Song, unknown_names, without_effect
 
     text, times = read_lyrics(words.lyrics) if words.lyrics else (None, [])
@@ -282,7 +284,7 @@ def read_song(info: ModelInfo, words: SongFlags) -> Song:
 
 
 def read_lyrics(path: str) -> tuple[str, list]:
-    """Text and known times of a file of lyrics, read as `prepare` reads it; text that is not sung is counted and printed."""
+    """Return the text and the known times of a file of lyrics, like `prepare`. Text that is not sung is counted and printed."""
     from data_prep.metadata import lyrics
 
     if not Path(path).is_file():
@@ -297,7 +299,7 @@ def read_lyrics(path: str) -> tuple[str, list]:
 
 
 def report_left_out(model: ModelFolder, texts: Sequence[str]) -> None:
-    """Print characters outside of the vocabulary; this is after the request, because the vocabulary needs torch."""
+    """Print characters outside of the vocabulary. The request is written before, because a vocabulary needs torch."""
     from jukebox.song import left_out
 
     for line in left_out(model.vocabulary, texts):
@@ -313,7 +315,7 @@ def print_findings(run: Run, samples: Sequence[int] | None = None) -> None:
 
 
 def _print_summary(run: Run) -> None:
-    """Print the path of the music, seconds of music per second, and warnings about the audio."""
+    """Print the path of the music, the seconds of music per second, and warnings about the audio."""
     print_findings(run)
     for level in run.request["levels"]:
         lines = [line for line in run.progress if line["level"] == level and line["took"] > 0]
@@ -332,7 +334,7 @@ def _print_summary(run: Run) -> None:
 
 
 def _print_seams(run: Run) -> None:
-    """The `seams` figures of parallel windows."""
+    """Print how well parallel windows join: the mean ratio of `metrics.seams` by level."""
     from jukebox.evaluation.figures import seam_figures
     from jukebox.model.folder import ModelFolder
 
