@@ -1,89 +1,225 @@
-"""The figures of tables of results that stand in committed files are those of the files."""
+"""Tables of figures on the pages agree with the files that commands wrote; tables without a file are listed on the summary page.
+
+A new table of figures is a line of `TABLES`, or of the section "Tables without a data file" of docs/results/index.md.
+"""
 
 from __future__ import annotations
 
 import csv
+import math
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "results" / "spectral.md").read_text("utf-8")
-NUMBER = re.compile(r"(-?\d*\.?\d+)(?: ± (\d*\.?\d+))?")
-FIGURES = {
-    "Frechet": "frechet",
-    "mel, dB": "mel_db",
-    "rise, ms": "rise_ms",
-    "moving pitch": "moving_pitch",
-}  # column -> name in the file
-# row -> name in the file of seeds; rows of other names are the same
-SOUNDS = {
-    "60 s, last 20 s": "minute, last part",
-    "180 s, last 20 s (one seed)": "longest, last part",
-    "another song's labels": "another's labels",
+from tests.prose import FENCE, hand_written
+
+DOCS = Path(__file__).parents[1] / "docs"
+NUMBER = re.compile(r"(?<![\w.])(-?\d*\.?\d+)(?: ± (\d*\.?\d+))?")
+AIM = re.compile(r"\(aim [^)]*\)")
+Values = dict[str, tuple[float, float]]  # "row.figure" -> mean, and standard deviation or error (nan: none)
+
+
+def of_csv(file: str, row: str, **where: str) -> Values:
+    """Figures over all lines of a file of docs/evidence with the same name (in the column `row`) and figure."""
+    values: dict[str, list[float]] = defaultdict(list)
+    with (DOCS / "evidence" / file).open(newline="") as lines:
+        for line in csv.DictReader(lines):
+            if line["value"] and where.items() <= line.items():
+                values[f"{line[row]}.{line['figure']}"].append(float(line["value"]))
+    return {key: (statistics.mean(x), statistics.stdev(x) if len(x) > 1 else 0.0) for key, x in values.items()}
+
+
+def of_card(file: Path) -> Values:
+    """The table in the card of a model."""
+    block = FENCE.search(file.read_text("utf-8"))[0].splitlines()[1:-1]  # type: ignore[index]
+    header, _, *rows = (re.split(r"\s{2,}", line.strip()) for line in block)
+    cells = {f"{row[0]}.{figure}": cell.partition(" +-") for row in rows for figure, cell in zip(header[1:], row[1:])}
+    return {key: (float(mean), float(error or "nan")) for key, (mean, _, error) in cells.items() if mean != "-"}
+
+
+FILES = {
+    "seeds": of_csv("evidence.csv", "sound"),  # `make evidence`
+    "card": of_card(DOCS.parent / "jukebox" / "assets" / "demo" / "card.md"),  # `make model`
+    # `make evidence-recordings`
+    "codec": of_csv("recordings.csv", "row", model="main", part="codec"),
+    "continuations": of_csv("recordings.csv", "row", model="main", part="continuations"),
 }
-Values = Mapping[tuple[str, str], list[float]]  # (sound, figure) -> a value per seed
+VALUES = {f"{file}: {key}": figure for file, figures in FILES.items() for key, figure in figures.items()}
+# title of a column -> figures of its cells, where {} is "file: row"; empty: none
+COLUMNS = {
+    **{name: f"{{}}.{name}" for name in ("artist", "vowels", "tempo", "progression", "peakiness", "vibrato")},
+    **{"Frechet": "{}.frechet", "mel, dB": "{}.mel_db", "rise, ms": "{}.rise_ms", "moving pitch": "{}.moving_pitch"},
+    **{"chroma correlation": "{}.chroma", "timbre distance, dB": "{}.timbre_db", "tempo kept": "{}.tempo_kept"},
+    **{"figure": "{}", "measured": "{}", "met": "", "command": "", "machine": "", "date": ""},
+}
 
 
-def of_seeds() -> Values:
-    """docs/evidence/evidence.csv, written by `make evidence`."""
-    values: dict[tuple[str, str], list[float]] = defaultdict(list)
-    with (ROOT / "docs" / "evidence" / "evidence.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            values[row["sound"], row["figure"]] += [float(row["value"])] if row["value"] else []
-    return values
+class Table(NamedTuple):
+    """A table of the pages and where its figures are.
+
+    page, heading: its section
+    has: title of a column that no other table of the section has
+    rows: how many of its rows have figures in the file
+    file: key of FILES
+    names: title of a row -> its name in the file, if another; in tables of claims: the figures of the numbers in its cell
+    """
+
+    page: str
+    heading: str
+    has: str
+    rows: int
+    file: str
+    names: Mapping[str, str] = {}
 
 
-def of_card() -> Values:
-    """The table in the card of the model of the package, written by `make model`."""
-    card = (ROOT / "jukebox" / "assets" / "demo" / "card.md").read_text("utf-8").partition("```\n")[2].partition("\n```")[0]
-    header, _, *rows = (re.split(r"\s{2,}", line.strip()) for line in card.splitlines())
-    return {(row[0], name): [float(cell.split()[0])] for row in rows for name, cell in zip(header[1:], row[1:]) if cell != "-"}
+SPECTRAL, SUMMARY = "docs/results/spectral.md", "docs/results/index.md"
+TABLES = (
+    Table(SPECTRAL, "Three seeds", "Frechet", 13, "seeds", {
+        "held-out songs (8)": "held-out songs",
+        "60 s, last 20 s": "minute, last part",
+        "180 s, last 20 s (one seed)": "longest, last part",
+        "another song's labels": "another's labels",
+    }),
+    Table(SPECTRAL, "The model of the package", "Frechet", 5, "card", {"held-out songs (8)": "held-out songs"}),
+    Table(SPECTRAL, "The model of the package", "measured", 4, "", {
+        "mel distance at most 1.5 dB": "card: reconstructed.mel_db",
+        "vowels at least .9 of true songs'": "card: generated.vowels",
+        "moving pitch within 25 %": "card: generated.moving_pitch; card: true songs of the requests.moving_pitch",
+        "attacks within 25 %":
+            "card: reconstructed.rise_ms; card: held-out songs.rise_ms; "
+            "card: generated.attack_ms; card: true songs of the requests.attack_ms; "
+            "card: generated.attack_ms / card: true songs of the requests.attack_ms",
+    }),
+    Table(SPECTRAL, "Recordings", "mel, dB", 4, "codec"),
+    Table(SPECTRAL, "Recordings", "tempo kept", 4, "continuations", {"the same, beside another prompt": "beside another prompt"}),
+    Table(SUMMARY, "Results", "figure", 8, "", {
+        "The model of the package sings requested words":
+            "card: generated.frechet; card: true songs of the requests.frechet; card: generated.vowels; "
+            "card: generated.progression; card: true songs of the requests.progression",
+        "Its attacks are as sharp": "card: generated.attack_ms / card: true songs of the requests.attack_ms",
+        "Generated songs sing their lyrics": "seeds: generated.vowels; seeds: another song's lyrics.vowels",
+        "They follow artist, genre and tempo":
+            "seeds: generated.artist; seeds: generated.genre; seeds: generated.tempo; "
+            "seeds: untrained prior.artist; seeds: untrained prior.genre; seeds: untrained prior.tempo",
+        "They are not copies": "seeds: generated.shared_s",
+        "Chord progressions return": "seeds: generated.progression; seeds: held-out songs.progression",
+        "Recordings: the codec keeps their sound":
+            "codec: decoded from tokens.frechet; codec: held-out tracks.frechet; codec: noise of the same spectrum.frechet; "
+            "codec: decoded from tokens.mel_db",
+        "Continued recordings keep key and tempo":
+            "continuations: new parts.chroma; continuations: true continuations.chroma; "
+            "continuations: new parts.tempo_kept; continuations: true continuations.tempo_kept",
+    }),
+)  # fmt: skip
+# sections whose tables of numbers are no results
+NO_RESULTS = {
+    ("docs/gpu.md", "GPU check"),  # limits of time
+    ("docs/openai.md", "The published models"),  # sizes
+    ("docs/spectral.md", "The codec"),  # settings
+    ("docs/training.md", "How long, and on what"),  # predictions of `jukebox plan train`
+}
 
 
-def of_recordings() -> Values:
-    """The figures of the codec in docs/evidence/recordings.csv, written by `make evidence-recordings`."""
-    with (ROOT / "docs" / "evidence" / "recordings.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if (row["model"], row["part"]) == ("main", "codec")]
-    return {(row["row"], row["figure"]): [float(row["value"])] for row in rows}
+class Found(NamedTuple):
+    """A table as it stands on a page, without bold."""
+
+    page: str
+    heading: str
+    header: list[str]
+    rows: list[list[str]]
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether most cells of a column after the first begin with a number."""
+        columns = [[cell for cell in column if cell] for column in list(zip(*self.rows))[1:]]
+        return any(sum(bool(re.match(r"[-+]?\.?\d", cell)) for cell in column) > len(column) / 2 for column in columns)
+
+    @property
+    def link(self) -> Path:
+        """The page and the anchor of the section."""
+        return DOCS.parent / f"{self.page}#{re.sub(r'[^a-z0-9 -]', '', self.heading.lower()).replace(' ', '-')}"
 
 
-def table(section: str) -> list[tuple[str, str, str]]:
-    """(row, column, cell) of the first table of a section of the page, without bold."""
-    text = PAGE.partition(f"## {section}\n")[2].replace("**", "")
-    lines = re.search(r"(^\|.*\|\n)+", text, re.MULTILINE)[0].splitlines()  # type: ignore[index]
-    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
-    return [(row[0].removesuffix(" (8)"), name, cell) for row in rows for name, cell in zip(header[1:], row[1:])]
+class Cell(NamedTuple):
+    """A cell of a table, without its aim, and the references of its numbers."""
+
+    row: str
+    column: str
+    text: str
+    references: list[str]
 
 
-def agrees(cell: str, values: list[float]) -> bool:
-    """Whether a cell is the mean (± the standard deviation) of the values, rounded to its digits."""
-    match = NUMBER.fullmatch(cell)
-    expected = [statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0] if values else []
-    shown = [text for text in match.groups() if text] if match else []
-    digits = [len(text.partition(".")[2]) for text in shown]
-    near = [abs(float(text) - value) <= 0.5 * 10.0**-n + 1e-9 for text, value, n in zip(shown, expected, digits)]
-    return bool(near) and all(near)
+def value(reference: str) -> tuple[float, float]:
+    """Mean and deviation of "file: row.figure", or the ratio of two means (" / " between them); nan if a file has none."""
+    (mean, deviation), *divisor = (VALUES.get(name, (math.nan, math.nan)) for name in reference.split(" / "))
+    return (mean / divisor[0][0], math.nan) if divisor else (mean, deviation)
 
 
-@pytest.mark.parametrize(
-    "section, values, rows",
-    [("Three seeds", of_seeds(), 13), ("The model of the package", of_card(), 5), ("Recordings", of_recordings(), 4)],
-)
-def test_a_table_has_the_figures_of_its_file(section, values, rows):
-    cells = [(SOUNDS.get(row, row), FIGURES.get(name, name), cell) for row, name, cell in table(section) if cell]
-    backed = [(row, figure, cell) for row, figure, cell in cells if any(row == sound for sound, _ in values)]
-    assert [each for each in backed if not agrees(each[2], values.get(each[:2], []))] == []
-    assert len({row for row, _, _ in backed}) == rows
+def agrees(text: str, references: list[str]) -> bool:
+    """Whether the numbers in a text are those of the references, rounded to their digits."""
+    shown = NUMBER.findall(text)
+    pairs = [(x, y) for numbers, reference in zip(shown, references) for x, y in zip(numbers, value(reference)) if x]
+    near = [abs(float(x) - y) <= 0.5 * 10.0 ** -len(x.partition(".")[2]) + 1e-9 for x, y in pairs]
+    return 0 < len(shown) == len(references) and all(near)
 
 
-def test_a_figure_that_differs_from_its_file_is_found():
-    values = [26.9, 27.9]
-    assert agrees("27.4", values) and agrees("27.4 ± .7", values) and agrees("27", values)
-    assert (
-        not agrees("27.5", values) and not agrees("27.4 ± .8", values) and not agrees("yes", values) and not agrees("27.4", [])
-    )
+def tables(page: Path) -> Iterator[Found]:
+    """The tables of a page, in order."""
+    text, heading = FENCE.sub("", page.read_text("utf-8")).replace("**", ""), ""
+    for match in re.finditer(r"^#+ (.*)\n|(?:^\|.*\|\n)+", text, re.MULTILINE):
+        heading = match[1] or heading
+        if not match[1]:
+            header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in match[0].splitlines())
+            yield Found(page.relative_to(DOCS.parent).as_posix(), heading, header, rows)
+
+
+ALL = [found for page in hand_written() for found in tables(page)]
+
+
+def is_of(table: Table, found: Found) -> bool:
+    return (found.page, found.heading) == table[:2] and table.has in found.header
+
+
+def cells(table: Table) -> list[Cell]:
+    """The cells of the rows that the file of a table has."""
+    (found,) = (each for each in ALL if is_of(table, each))
+    names = {key.rpartition(".")[0]: f"{table.file}: {key.rpartition('.')[0]}" for key in FILES.get(table.file, {})}
+    names |= {title: f"{table.file}: {name}" if table.file else name for title, name in table.names.items()}
+    return [
+        Cell(title, column, AIM.sub("", text), COLUMNS[column].format(names[title]).split("; "))
+        for title, *row in found.rows if title in names
+        for column, text in zip(found.header[1:], row) if text and COLUMNS[column]
+    ]  # fmt: skip
+
+
+def name(table: Table) -> str:
+    return f"{table.heading}, {table.has}"
+
+
+@pytest.mark.parametrize("table", TABLES, ids=name)
+def test_a_table_has_the_figures_of_its_file(table):
+    found = cells(table)
+    assert [cell for cell in found if not agrees(cell.text, cell.references)] == []
+    assert len({cell.row for cell in found}) == table.rows
+
+
+@pytest.mark.parametrize("table", TABLES, ids=name)
+def test_a_changed_number_of_a_table_is_found(table):
+    for _, _, text, references in cells(table):
+        for digit in re.finditer(r"\d(?!\.?\d)", text):  # the last one of each number
+            changed = text[: digit.start()] + str((int(digit[0]) + 1) % 10) + text[digit.end() :]
+            assert not agrees(changed, references), changed
+
+
+def test_every_table_of_figures_has_a_file_or_is_listed():
+    (listed,) = (each for each in ALL if each.heading == "Tables without a data file")
+    links = {(DOCS / "results" / link).resolve() for row in listed.rows for link in re.findall(r"\]\(([^()]+)\)", row[-1])}
+    figures = [each for each in ALL if each.has_figures and each[:2] not in NO_RESULTS]
+    without = [each for each in figures if not any(is_of(table, each) for table in TABLES)]
+    assert [each[:3] for each in without if each.link not in links] == []
+    assert links <= {each.link for each in figures}
