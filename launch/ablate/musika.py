@@ -6,7 +6,8 @@ trained. In the arm "shuffled" each song has the tempo and note density of anoth
     codec     distance of log magnitudes decoded by both decoders, of held-out songs; control: the mean frame
     phases    multi-scale spectral distance of the decoded audio; controls: phase 0 and random phases with equal magnitudes
     latents   Frechet distance of windows, and deviation; controls: the untrained generator, and distance of true windows
-    seams     jumps between patches over jumps inside patches; control: the same patches in another order
+    seams     jumps between patches over jumps inside patches; controls: the same patches in another order, and true windows
+              with and without a second half of another window
     style     variance of the mean latent between patches of one style; control: another style for each patch
     controls  rank correlation of requested and measured density, octaves between requested and measured tempo; control: the arm
               "shuffled"
@@ -15,7 +16,7 @@ trained. In the arm "shuffled" each song has the tempo and note density of anoth
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,7 +37,7 @@ from jukebox.sampling.live import LiveMusic
 from jukebox.song import Song
 from launch.ablate.experiment import Arm, Experiment, FigureRows, Figures, Unit, preset_and_codec, titled
 from launch.render.decodings import PHASES, Predicted
-from priors.conditioning.conditions import Conditions
+from priors.conditioning.conditions import Conditions, stack
 from priors.gan.config import GanParams
 from priors.gan.model import GanPrior
 from priors.noise import Generators
@@ -45,7 +46,7 @@ from vqvae.spectral.config import LATENTS, STACKED
 from vqvae.spectral.model import SpectralCodec
 
 WINDOWS, ROWS, PATCHES = 512, 32, 8  # true windows; generated sequences; patches of a generated sequence
-DENSITIES, TEMPOS = (1.0, 2.0, 3.5, 5.0, 7.0), (80.0, 95.0, 110.0, 125.0, 140.0)
+LEVELS = 5  # requested values of a control: quantiles of the training songs, because a network cannot know other values
 SECONDS = 12.0  # of a clip, and of a held-out song
 
 
@@ -75,8 +76,8 @@ def train_and_measure(unit: Unit) -> Figures:
     return {
         "codec": codec_figures(codec, held),
         "phases": phase_figures(codec, held),
-        **latent_figures(prior, true_windows(task)),
-        "controls": control_figures(model, unit.seed, unit.songs),
+        **latent_figures(prior, *true_windows(task)),
+        "controls": control_figures(model, unit.seed, unit.songs, requested_values(task)),
     }
 
 
@@ -128,30 +129,39 @@ def phase_figures(codec: SpectralCodec, held: HeldOut) -> Figures:
     return {"learned": learned, "zero": zero, "random": random, "ratio": learned / min(zero, random)}
 
 
-def true_windows(task: Any) -> Float[Tensor, "n t e"]:
-    """Return WINDOWS windows of latents of the training songs."""
-    batches = -(-WINDOWS // task.recipe.batch)
-    return torch.cat([task.batch(step, 0, 1).sequences[STACKED] for step in range(batches)])[:WINDOWS]
+def true_windows(task: Any) -> tuple[Float[Tensor, "n t e"], Conditions]:
+    """Return WINDOWS windows of latents of the training songs, and the conditions of these windows."""
+    batches = [task.batch(step, 0, 1) for step in range(max(1, WINDOWS // task.recipe.batch))]
+    return torch.cat([batch.sequences[STACKED] for batch in batches]), stack([batch.cond for batch in batches])
+
+
+def requested_values(task: Any) -> dict[str, list[float]]:
+    """Return LEVELS values of each control: quantiles of its values in the frames of the training songs."""
+    shares = (np.arange(LEVELS) + 0.5) / LEVELS
+    found = {name: [curves[name] for curves in task.curves.values()] for name in next(iter(task.curves.values()))}
+    return {name: np.quantile(np.concatenate(curves), shares).tolist() for name, curves in found.items()}
 
 
 def sequences_of(
-    prior: GanPrior, rows: int, patches: int, params: GanParams | None = None, seed: int = 0
+    prior: GanPrior, rows: int, patches: int, params: GanParams | None = None, seed: int = 0, cond: Conditions | None = None
 ) -> Float[Tensor, "b t e"]:
-    """Generate `rows` sequences of `patches` patches without conditions."""
+    """Generate `rows` sequences of `patches` patches. Without `cond` all conditions are unknown."""
     frames, width = patches * prior.config.patch, prior.config.latent
     noise = Generators([torch.Generator().manual_seed(seed + i) for i in range(rows)])
     known = Known.prefix(STACKED, torch.zeros(rows, 0, width), frames)
-    return sample_window(prior, Window(0, frames, frames), known, Conditions(), noise, {STACKED: params or GanParams()})[
-        STACKED
-    ]
+    given = {STACKED: params or GanParams()}
+    return sample_window(prior, Window(0, frames, frames), known, cond or Conditions(), noise, given)[STACKED]
 
 
-def latent_figures(prior: GanPrior, true: Float[Tensor, "n t e"]) -> Figures:
-    """Compute the figures that need only latents: Frechet distances, deviations, seams and style."""
+def latent_figures(prior: GanPrior, true: Float[Tensor, "n t e"], cond: Conditions | None = None) -> Figures:
+    """Compute the figures that need only latents: Frechet distances, deviations, seams and style.
+
+    `cond` are the conditions of the windows `true`, which the generated windows get as well.
+    """
     torch.manual_seed(0)
-    untrained = build_prior(prior.config).eval()
+    untrained, patch = build_prior(prior.config).eval(), prior.config.patch
     assert isinstance(untrained, GanPrior)
-    made, before = (sequences_of(each, len(true), 2) for each in (prior, untrained))
+    made, before = (sequences_of(each, len(true), 2, cond=cond) for each in (prior, untrained))
     half, reference = len(true) // 2, window_features(true)
     distance = {
         "trained": metrics.frechet_distance(reference, window_features(made)),
@@ -161,11 +171,12 @@ def latent_figures(prior: GanPrior, true: Float[Tensor, "n t e"]) -> Figures:
     distance["ratio"] = distance["trained"] / distance["untrained"]
     deviation = {"true": true.std(0).mean().item(), "made": made.std(0).mean().item()}
     deviation["ratio"] = deviation["made"] / deviation["true"]
-    long = sequences_of(prior, ROWS, PATCHES, seed=10_000)
+    unrelated = torch.cat([true[:, :patch], true.roll(1, 0)[:, patch:]], dim=1)
+    in_true = {"true": seam_figures(true, patch)["own"], "true_unrelated": seam_figures(unrelated, patch)["own"]}
     return {
         "latents": distance,
         "deviation": deviation,
-        "seams": seam_figures(long, prior.config.patch),
+        "seams": seam_figures(sequences_of(prior, ROWS, PATCHES, seed=10_000), patch) | in_true,
         "style": style_figures(prior),
     }
 
@@ -200,7 +211,7 @@ def style_figures(prior: GanPrior) -> Figures:
     return found | {"ratio": found["one"] / found["each"]}
 
 
-def control_figures(model: ModelFolder, seed: int, count: int) -> Figures:
+def control_figures(model: ModelFolder, seed: int, count: int, requested: Mapping[str, Sequence[float]]) -> Figures:
     """Generate `count` clips for each requested density and tempo, and compare requested with measured values."""
 
     def clips(name: str, values: Sequence[float]) -> list[tuple[float, np.ndarray]]:
@@ -214,9 +225,10 @@ def control_figures(model: ModelFolder, seed: int, count: int) -> Figures:
 
     rate = model.sample_rate
     density = [
-        (asked, metrics.onset_rate(torch.from_numpy(audio).mean(0), rate)) for asked, audio in clips("density", DENSITIES)
+        (asked, metrics.onset_rate(torch.from_numpy(audio).mean(0), rate))
+        for asked, audio in clips("density", requested["density"])
     ]
-    octaves = [np.log2(tempo(torch.from_numpy(audio), rate) / asked) for asked, audio in clips("tempo", TEMPOS)]
+    octaves = [np.log2(tempo(torch.from_numpy(audio), rate) / asked) for asked, audio in clips("tempo", requested["tempo"])]
     return {
         "density_correlation": rank_correlation(*zip(*density, strict=True)),
         "tempo_octaves": float(np.median(np.abs(octaves - np.round(octaves)))),
@@ -242,7 +254,7 @@ EXPERIMENT = Experiment(
         FigureRows(titled("multi-scale distance: ", "phases", "learned", "zero", "random", "ratio")),
         FigureRows(titled("Frechet distance of windows: ", "latents", "trained", "untrained", "true", "ratio")),
         FigureRows(titled("deviation of latents: ", "deviation", "made", "true", "ratio")),
-        FigureRows(titled("jumps between patches over inside: ", "seams", "own", "other_order", "ratio")),
+        FigureRows(titled("jumps between patches over inside: ", "seams", "own", "other_order", "ratio", "true", "true_unrelated")),
         FigureRows(titled("variance between patches, styles: ", "style", "one", "each", "ratio")),
         FigureRows(titled("asked and found: ", "controls", "density_correlation", "tempo_octaves")),
     ],

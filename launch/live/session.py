@@ -32,7 +32,7 @@ from jukebox.song import Song
 BUFFER, TICK = 1.0, 0.05  # seconds of audio in the player's buffer, and per read from the buffer
 PIPE = 4096  # additional bytes that wait in the pipe, on systems that allow a choice
 SPAN = 12.0  # seconds of audio that are measured before and after a change
-VALUES = {"density": (1.5, 6.0), "tempo": (85.0, 135.0)}
+VALUES = {"density": (2.5, 4.5), "tempo": (88.0, 126.0)}  # within the range of the synthetic songs
 ANSWER = re.compile(r"(\w+) (\S+) from second ([\d.]+) on")
 Wave = Float[np.ndarray, "c n"]
 

@@ -9,6 +9,7 @@ import torch
 from launch.ablate.musika import (
     latent_figures,
     rank_correlation,
+    requested_values,
     seam_figures,
     shuffle_controls,
     style_figures,
@@ -74,6 +75,21 @@ def test_shuffled_controls_are_those_of_the_next_song_at_its_own_length():
     shuffle_controls(task)
     task.open()
     assert {name: each["tempo"].tolist() for name, each in task.curves.items()} == {"a": [2.0] * 3, "b": [1.0] * 5}
+
+
+def test_requested_values_are_quantiles_of_the_training_songs():
+    class Task:
+        curves = {name: {"density": np.arange(100.0), "tempo": np.full(8, tempo)} for name, tempo in (("a", 88.0), ("b", 126.0))}
+
+    found = requested_values(Task())
+    assert found["density"] == pytest.approx([10, 30, 50, 69, 89], abs=1)
+    assert found["tempo"] == [88, 88, 107, 126, 126]
+
+
+def test_seams_of_true_windows_stand_beside_those_of_unrelated_halves():
+    walk = torch.tanh(torch.randn(64, 16, 6).cumsum(1))
+    seams = latent_figures(prior(), walk)["seams"]
+    assert seams["true"] == pytest.approx(1, abs=0.25) and seams["true_unrelated"] > 1.3 * seams["true"]
 
 
 def test_features_of_a_window_are_mean_and_deviation_of_its_channels():
