@@ -549,9 +549,9 @@ PRESETS["test_both"] = replace(
     prior_recipes={**PRESETS["test"].prior_recipes, **PRESETS["test_spectral"].prior_recipes},
 )  # fmt: skip
 _TEST_MUSIKA = replace(_TEST_SPECTRAL, stacked=2, stacked_width=16, stacked_latent=8, stacked_blocks=1)
-_GAN_PHASES = {"generator": PhaseRecipe(ema=0.999), "critic": PhaseRecipe()}
+_GAN_PHASES = {"generator": PhaseRecipe(ema=0.995), "critic": PhaseRecipe()}
 _MUSIKA_GAN = Recipe(
-    steps=12_000, batch=16, lr=5e-4, betas=(0.5, 0.9), warmup=20, schedule="constant", clip=0.0, skip_above=0.0, drop_labels=0.1,
+    steps=12_000, batch=16, lr=2e-3, betas=(0.5, 0.9), warmup=20, schedule="constant", clip=0.0, skip_above=0.0, drop_labels=0.25,
     log_every=50, save_every=1000, max_minutes=6.0, phases=_GAN_PHASES,
 )  # fmt: skip
 PRESETS["test_musika"] = replace(

@@ -31,9 +31,10 @@ from vqvae.adversarial import hinge_discriminator, hinge_generator, r1_penalty
 from vqvae.ranks import mean_over_ranks
 
 NUMBERS, STARTS = ("numbers", "starts")  # names in a training batch: random numbers and window position of each row
-# largest weight of the R1 penalty, its step size, and the certainty of the critic above which the weight grows
-PENALTY, PENALTY_STEP, CERTAIN = 10.0, 1e-3, 0.9
-RECONSTRUCTION = 10.0
+# Largest weight of the R1 penalty, its first value, its step size, and the certainty of the critic above which the weight grows.
+# Musika begins at 10 and trains 1.5 million steps. After some thousand steps at that weight the critic was still uncertain.
+MOST_PENALTY, PENALTY, PENALTY_STEP, CERTAIN = 10.0, 1.0, 1e-3, 0.9
+RECONSTRUCTION = 1.0  # 10 in Musika: in a short training its gradients exceed those of the hinge loss
 GENERATOR, CRITIC = "generator", "critic"  # names of the training phases
 
 TimedConditions = Callable[[float], Conditions]  # conditions as a function of the start of a patch, in seconds
@@ -140,7 +141,7 @@ class GanPrior(Prior):
             loss = hinge + self.penalty.clone() * penalty + RECONSTRUCTION * error
         certainty = mean_over_ranks((judged.scores.mean() - fake.scores.mean()).detach()).clamp(0, 2) / 2
         if self.training:
-            self.penalty.add_(PENALTY_STEP * (1 if certainty > CERTAIN else -1)).clamp_(0, PENALTY)
+            self.penalty.add_(PENALTY_STEP * (1 if certainty > CERTAIN else -1)).clamp_(0, MOST_PENALTY)
         logs = {"hinge_loss": hinge, "gradient_penalty": penalty, "reconstruction_error": error, "certainty": certainty}
         return (
             {"loss": loss} | {name: value.detach() for name, value in logs.items()} | {"penalty_weight": self.penalty.clone()}
