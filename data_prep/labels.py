@@ -95,7 +95,7 @@ class Labels:
 
     @staticmethod
     def load(path: str | Path) -> Labels:
-        """Read the file of `save`; UserError if it is missing or damaged."""
+        """Read the file of `save`; raise UserError if it is missing or damaged."""
         try:
             return Labels.from_json(json.loads(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:

@@ -172,7 +172,7 @@ def _found_path(path: str, root: Path) -> str:
 
 
 def _words(where: str, words: Any) -> tuple[TimedText, ...]:
-    """Return the checked word times of a row, [[word, start, end], ...]; UserError if they are malformed."""
+    """Return the checked word times of a row, [[word, start, end], ...]; raise UserError if they are malformed."""
     with suppress(TypeError, ValueError):
         times = tuple(TimedText(printable(str(text)), float(start), float(end)) for text, start, end in words)
         if all(0 <= start <= end < float("inf") for _, start, end in times):

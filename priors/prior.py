@@ -86,7 +86,7 @@ class Known(NamedTuple):
 def known_prefix(stream: str, window: Window, known: Known, n_ctx: int) -> Tensor:
     """Return the known first frames (b, t, ..) of a window.
 
-    ValueError if the mask is not a prefix of equal length in all rows, or if no frame is unknown.
+    Raise ValueError if the mask is not a prefix of equal length in all rows, or if no frame is unknown.
     """
     mask = known.mask[stream]
     if mask.shape[1] != window.length or window.length > n_ctx:
@@ -127,7 +127,7 @@ class State(Protocol):
     """State of a window in progress. The sampler saves it, so that a killed process can resume inside the window.
 
     The key "frames" in `state_dict` is reserved for the sampler. `load_state_dict` takes the tensors of a state that began with
-    the same call of `start`. ValueError if names, shapes or dtypes differ.
+    the same call of `start`. Raise ValueError if names, shapes or dtypes differ.
     """
 
     def state_dict(self) -> dict[str, Tensor]: ...

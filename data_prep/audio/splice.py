@@ -113,7 +113,7 @@ def form_of(path: Path) -> tuple[str, str]:
 
 
 def target_form(source: Path, target: Path) -> tuple[str, str]:
-    """Return container and sample format of a copy of `source` for the suffix of `target`; UserError for an unknown suffix.
+    """Return container and sample format of a copy of `source` for the suffix of `target`; raise UserError for an unknown suffix.
 
     A lossless copy has the form of the source. Files for .ogg, .opus and .mp3 are encoded again, and decoded floats are rounded
     to 24 bits for flac.

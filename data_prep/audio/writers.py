@@ -63,7 +63,7 @@ class AudioWriter:
             self.resampler = soxr.ResampleStream(sample_rate, file.samplerate, file.channels, "float32", "HQ")
 
     def write(self, block: Float[np.ndarray, "c n"]) -> None:
-        """Append float samples in [-1, 1]; ValueError if a sample is not finite (except in a file of floats)."""
+        """Append float samples in [-1, 1]; raise ValueError if a sample is not finite (except in a file of floats)."""
         pcm = None if self.file.subtype in ("FLOAT", "DOUBLE") else to_pcm(block, self.path).T
         self.write_native(pcm if pcm is not None and self.file.subtype == "PCM_16" else np.asarray(block).T)
 

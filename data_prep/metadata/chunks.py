@@ -130,7 +130,7 @@ def _moved_bext(data: bytes, change: Change, lost: list[str]) -> bytes:
 
 
 def _added(data: bytes, places: Iterable[int], more: int, order: Order) -> bytes:
-    """Add `more` to the 32-bit numbers at the offsets `places`; ValueError if a result does not fit into 32 bits."""
+    """Add `more` to the 32-bit numbers at the offsets `places`; raise ValueError if a result does not fit into 32 bits."""
     moved = bytearray(data)
     for at in places:
         value = int.from_bytes(data[at : at + 4], order) + more

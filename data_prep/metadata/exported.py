@@ -23,7 +23,7 @@ Cue = tuple[float, str]  # seconds, label
 
 
 def form_of_path(path: Path, bits: int = 0) -> str:
-    """Return the name in FORMS for a suffix and, for wav, its bits (0: 16; 32: floats); UserError for any other file."""
+    """Return the name in FORMS for a suffix and, for wav, its bits (0: 16; 32: floats); raise UserError for any other file."""
     found = {name for name, (suffix, _) in FORMS.items() if suffix == path.suffix.lower()}
     by_bits = {0: "wav16", 16: "wav16", 24: "wav24", 32: "wav32f"}
     chosen = by_bits.get(bits, "") if ".wav" == path.suffix.lower() else next(iter(found), "")

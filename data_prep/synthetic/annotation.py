@@ -157,7 +157,7 @@ def set_lyrics(lyrics: str, score: Score, seconds: float) -> tuple[tuple[SungWor
 
 
 def named(what: str, name: str | None, candidates: tuple, rng: np.random.Generator, others: tuple = ()):
-    """Return the artist or genre of this name; without a name, a random one of `candidates`. UserError for an unknown name."""
+    """Return the artist or genre of this name; without a name, a random one of `candidates`. Raise UserError for an unknown name."""
     drawn = candidates[int(rng.integers(len(candidates)))]
     known = (*candidates, *others)
     found = [choice for choice in known if choice.name == name] if name is not None else [drawn]

@@ -117,7 +117,7 @@ def lyric_entry(model: ModelFolder) -> PriorEntry:
 
 
 def lyric_prior(model: ModelFolder, device: str = "cpu") -> tuple[PriorEntry, LyricPrior]:
-    """Load the prior of `lyric_entry`; UserError if it cannot score lyrics."""
+    """Load the prior of `lyric_entry`; raise UserError if it cannot score lyrics."""
     entry = lyric_entry(model)
     prior = model.prior(entry.name).to(device)
     if not isinstance(prior, ScoresLyrics):
@@ -142,7 +142,7 @@ class AlignmentTask:
     def of(model: ModelFolder, entry: PriorEntry, prior: LyricPrior, codes: Int[Tensor, " t"], song: Song) -> AlignmentTask:
         """Prepare a song for `prior`, which belongs to `entry`. `codes` are on the prior's device.
 
-        UserError if no word has a character of the vocabulary.
+        Raise UserError if no word has a character of the vocabulary.
         """
         text = song.lyrics or ""
         bare = Song(song.artist, song.genres, text, (), song.seconds)  # without word times
@@ -233,7 +233,7 @@ def align(model: ModelFolder, codes: Int[Tensor, " t"], song: Song, *, device: s
 
 
 def codes_of_file(model: ModelFolder, path: str | Path, stream: str) -> Int[Tensor, " t"]:
-    """Encode a recording of any length to the codes of `stream`; UserError if it is shorter than one code."""
+    """Encode a recording of any length to the codes of `stream`; raise UserError if it is shorter than one code."""
     wave, _ = sound.read(path, sample_rate=model.sample_rate, channels=model.spec.channels)
     hop = model.spec.stream(stream).hop
     if wave.shape[1] < hop:

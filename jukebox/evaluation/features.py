@@ -46,7 +46,7 @@ def hidden_states(
     layer: blocks before the states; 0 takes the inputs of the prior
     pool: "mean" averages the states over the recording, "none" keeps all steps
 
-    UserError if the model has no such prior, the prior has no hidden states, or the recording is too short.
+    Raise UserError if the model has no such prior, the prior has no hidden states, or the recording is too short.
     """
     levels = model.info.levels_with_prior
     entry = model.info.writer(model.info.stream(level).name) if level in levels else None

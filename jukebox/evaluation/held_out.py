@@ -37,7 +37,7 @@ class HeldOut:
 def encoder(model: ModelFolder, streams: Collection[str]) -> Callable[[Float[Tensor, "c t"]], dict[str, Tensor]]:
     """Return a function that encodes audio to the frames of `streams`, which may belong to several codecs.
 
-    UserError if a stream is not trained, or if `streams` is empty.
+    Raise UserError if a stream is not trained, or if `streams` is empty.
     """
     groups = [[name for name in entry.config.spec.names if name in streams] for entry in model.info.codecs]
     codecs = [(model.codec(names), names) for names in groups if names] or [(model.codec(()), [])]
@@ -49,7 +49,7 @@ def encoder(model: ModelFolder, streams: Collection[str]) -> Callable[[Float[Ten
 
 
 def split_rows(data: Path, split: str, songs: int = 0) -> list[SongRow]:
-    """Return the first `songs` songs (0: all) of the split "train" or "test"; UserError if the split is empty."""
+    """Return the first `songs` songs (0: all) of the split "train" or "test"; raise UserError if the split is empty."""
     rows = [row for row in load_manifest(data) if row.split == split][: songs or None]
     if not rows:
         share = "larger" if split == "test" else "smaller"

@@ -125,7 +125,7 @@ class Recogniser:
 
     @staticmethod
     def load(path: Path) -> Recogniser:
-        """Read a file written by `save`; UserError for another file, or if the weights do not match the hash."""
+        """Read a file written by `save`; raise UserError for another file, or if the weights do not match the hash."""
         try:
             with safe_open(path, "pt") as file:
                 header = file.metadata() or {}
@@ -232,7 +232,7 @@ def train_recogniser(
 ) -> Recogniser:
     """Train a recogniser on real training songs. Training is deterministic on one machine.
 
-    UserError if no song has an artist, or no song has a genre.
+    Raise UserError if no song has an artist, or no song has a genre.
     """
     crops = _Crops(data, sample_rate)
     artists, genres = crops.label_names()

@@ -93,7 +93,7 @@ def open_published(files: Sequence[Path]) -> FoundWeights:
 def open_port(folder: Path) -> FoundWeights:
     """Open a hub folder of the port and return all its shards as one checkpoint, with tensors under published names.
 
-    UserError if weights are missing or unknown.
+    Raise UserError if weights are missing or unknown.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     shards = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))

@@ -76,7 +76,7 @@ def misfit(path: Path, sha256: str = "") -> str:
 def _fetch(url: str, part: Path, timeout: float) -> int | None:
     """Resume the download of `part` and return the total length that the server states (None: unknown).
 
-    OSError if the connection breaks.
+    Raise OSError if the connection breaks.
     """
     have, tag = part.stat().st_size if part.is_file() else 0, part.with_name(part.name + ".tag")
     request = urllib.request.Request(quote(url, safe=":/?&=%~+@,;"), headers={"User-Agent": "jukebox"})

@@ -66,7 +66,7 @@ def _step(inner: str, block: str, conv_first: bool, stack: str = "model") -> str
 
 
 def published_prior_name(name: str) -> str:
-    """Return the published name of a tensor of the port's prior (without `priors.N.`); ValueError for other names."""
+    """Return the published name of a tensor of the port's prior (without `priors.N.`); raise ValueError for other names."""
     stem, _, kind = name.rpartition(".")
     if name in ("prior.pos_emb.pos_emb", "prior.start_token"):
         return name

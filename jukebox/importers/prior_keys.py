@@ -65,7 +65,7 @@ def published_prior_key(ours: str, checkpointed: bool = True) -> str:
 def from_published(state: Mapping[str, Tensor], config: AutoregressiveConfig) -> dict[str, Tensor]:
     """Return a published state dict under our names, for `AutoregressivePrior(config)`, without copies of tensors.
 
-    ValueError if two tensors get the same name, or if the tables of embedding and output differ but `config` ties them.
+    Raise ValueError if two tensors get the same name, or if the tables of embedding and output differ but `config` ties them.
     """
     renamed = {prior_key(name): tensor for name, tensor in state.items()}
     if len(renamed) != len(state):

@@ -28,7 +28,7 @@ def codec_settings(source: FoundWeights, out: str | Path) -> dict[str, Any]:
     """Return the settings of the set's codec.
 
     They come from the codec's file. A file without settings has the published ones. If the set has no codec, they come from
-    the codec of the model folder `out`. UserError if `out` has no codec either.
+    the codec of the model folder `out`. Raise UserError if `out` has no codec either.
     """
     if source.codec_hps and {"levels", "downs_t", "strides_t"} <= set(source.codec_hps):
         return VQVAES["vqvae"] | source.codec_hps

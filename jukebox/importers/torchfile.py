@@ -124,7 +124,7 @@ def open_checkpoint(path: str | Path) -> PublishedCheckpoint:
 def stored_tensors(checkpoint: PublishedCheckpoint, entry: str = "model") -> dict[str, StoredTensor]:
     """Return the unread tensors under `entry` (empty: of the whole file) by name, without `module.` of wrapped models.
 
-    UserError if there is no such entry, or if it contains anything but tensors.
+    Raise UserError if there is no such entry, or if it contains anything but tensors.
     """
     content, path = checkpoint.content, checkpoint.path
     if not isinstance(content, Mapping) or (entry and not isinstance(content.get(entry), Mapping)):

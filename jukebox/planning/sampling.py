@@ -200,7 +200,7 @@ def check_memory(info: ModelInfo, request: Request, done: Mapping[int, int] | No
 
 
 def fitted(info: ModelInfo, request: Request, max_memory: str, ranks: int = 1) -> dict[str, Any]:
-    """Choose dtype and batches of a request for `max_memory` (empty: no limit); UserError if it cannot fit."""
+    """Choose dtype and batches of a request for `max_memory` (empty: no limit); raise UserError if it cannot fit."""
     if not max_memory:
         return {"dtype": dtype_of(request)}
     return fit(info, on_device(request), read_size(max_memory), ranks)

@@ -142,7 +142,7 @@ def curves_of(parts: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, dic
 
 
 def chosen_curves(parts: Mapping[str, Sequence[Mapping[str, Any]]], only: Sequence[str]) -> dict[str, dict[str, Curve]]:
-    """Return the curves of the quantities in `only` (empty: all); UserError if the logs have none of them."""
+    """Return the curves of the quantities in `only` (empty: all); raise UserError if the logs have none of them."""
     curves = {name: each for name, each in curves_of(parts).items() if not only or name in only}
     if not curves:
         raise UserError(f"no log holds {', '.join(only)}; there are {', '.join(curves_of(parts))}")

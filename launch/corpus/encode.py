@@ -55,7 +55,7 @@ def encode_sound(codec: Codec, audio: Float[np.ndarray, "c t"], streams: Sequenc
 
 
 def make_folder(target: Path, data: Path) -> Path:
-    """Create the folder `target`; UserError if it is not writable. `data` is the data folder for the message."""
+    """Create the folder `target`; raise UserError if it is not writable. `data` is the data folder for the message."""
     try:
         target.mkdir(parents=True, exist_ok=True)
         (target / ".rescue.lock").touch()

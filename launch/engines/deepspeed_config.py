@@ -81,7 +81,7 @@ def check_shares(batch: int, world: int, accumulate: int) -> None:
 
 
 def configuration(recipe: Recipe, parallel: ParallelConfig, world: int, gpu: bool = False) -> dict[str, Any]:
-    """Return the configuration for `deepspeed.initialize`; UserError for settings that contradict each other."""
+    """Return the configuration for `deepspeed.initialize`; raise UserError for settings that contradict each other."""
     check_shares(recipe.batch, world, parallel.accumulate)
     if recipe.muon:
         raise UserError(

@@ -90,7 +90,7 @@ class Planner:
         return replace(params, more=more, **{name: value for name, value in values.items() if name in common})
 
     def plan(self, made: dict[str, Any]) -> dict[str, Any]:
-        """Return the predicted memory and time of run.json (`made`); UserError if there is not enough memory.
+        """Return the predicted memory and time of run.json (`made`); raise UserError if there is not enough memory.
 
         `made` may have `done`: level -> frames that exist already.
         """

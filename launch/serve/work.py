@@ -158,7 +158,7 @@ class ModelService:
     # ---- checks
 
     def _checked(self, id: str, asked: JobRequest) -> dict[str, Any]:
-        """Return run.json of a job (approximate for an edit); UserError if the job cannot be done."""
+        """Return run.json of a job (approximate for an edit); raise UserError if the job cannot be done."""
         check_ranges(asked, self.limits)
         if isinstance(asked, EditSource):
             return self.planner.edit_request(asked.kind, self._edited_seconds(asked), asked)  # type: ignore[attr-defined]

@@ -96,7 +96,7 @@ def open_model(folder: Path, data: Path, preset: Preset, parts: Sequence[str]) -
     """Open or create the model folder, and store the labels of the data folder in it.
 
     After a prior is trained the labels do not change, because the embedding tables of the prior are indexed by labels. Raises
-    UserError if `parts` need a trained codec and the folder has none.
+    Raise UserError if `parts` need a trained codec and the folder has none.
     """
     from filelock import FileLock
 

@@ -87,7 +87,7 @@ def plan(
 def chosen_levels(info: ModelInfo, model: str, route: Route, song: SongPlanParams, batch: int) -> tuple[int, ...]:
     """Return the levels to write, with levels of other codecs last.
 
-    UserError if the model has no prior of a level, or for an invalid song.
+    Raise UserError if the model has no prior of a level, or for an invalid song.
     """
     own, encoded = info.split_levels(song.levels, route)
     known = [info.spec.names.index(stream) for stream, name in route.priors.items() if name in info.priors][::-1]

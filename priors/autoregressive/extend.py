@@ -75,7 +75,7 @@ def with_lyrics(
 def with_labels(prior: P, artists: int, genres: int) -> P:
     """Return a copy of a prior with label tables of `artists` and `genres` rows. New rows are copies of row 0, "unknown".
 
-    ValueError if the prior has no labels, or if a table would shrink.
+    Raise ValueError if the prior has no labels, or if a table would shrink.
     """
     labels = prior.config.labels
     if labels is None:

@@ -87,7 +87,7 @@ class Native:
     def _hold(self, tensor: Tensor | None, dtype: torch.dtype | None = torch.float32) -> int | None:
         """Return the address of a tensor, and keep the tensor alive. It is converted to `dtype` (None: not converted).
 
-        ValueError for a tensor on another device than the CPU, because the library cannot read its memory.
+        Raise ValueError for a tensor on another device than the CPU, because the library cannot read its memory.
         """
         if tensor is None:
             return None

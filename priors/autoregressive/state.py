@@ -107,7 +107,7 @@ class DecodeState(Generic[P]):
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Restore `tensors` of `state_dict` into a state that began with the same call of `start`.
 
-        ValueError if a shape or dtype differs. Then the state does not change.
+        Raise ValueError if a shape or dtype differs. Then the state does not change.
         """
         one = torch.zeros(1, dtype=torch.long, device="cpu")
         check_shapes(tensors, {**dict(self._buffers()), "code": self.numbers[:, 0].long(), "position": one, "done": one})

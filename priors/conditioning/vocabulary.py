@@ -98,7 +98,7 @@ class SentencePieceVocabulary:
     def train(texts: Iterable[str], vocabulary: int = 512) -> SentencePieceVocabulary:
         """Train a vocabulary of at most `vocabulary` tokens on lyrics. 256 tokens are bytes, and one is the line break.
 
-        ValueError if `vocabulary` is too small or there are no lyrics.
+        Raise ValueError if `vocabulary` is too small or there are no lyrics.
         """
         from sentencepiece import SentencePieceTrainer
 

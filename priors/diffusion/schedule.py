@@ -18,7 +18,7 @@ FULL = math.pi / 2  # the angle of noise
 def step_sizes(steps: int, schedule: str) -> list[float]:
     """Return the sizes of the steps 1 to `steps`. Their sum is pi / 2. Sampling begins with the last one (MeLoDy, equation 8).
 
-    ValueError for fewer than one step or an unknown schedule.
+    Raise ValueError for fewer than one step or an unknown schedule.
     """
     if steps < 1:
         raise ValueError(f"{steps} steps; expected at least 1")

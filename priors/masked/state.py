@@ -52,7 +52,7 @@ class MaskedState:
     def load_state_dict(self, tensors: dict[str, Tensor]) -> None:
         """Restore `tensors` of `state_dict` into a state that began with the same call of `start`.
 
-        ValueError if a shape or dtype differs. Then the state does not change.
+        Raise ValueError if a shape or dtype differs. Then the state does not change.
         """
         check_shapes(tensors, self._tensors())
         for level in self.levels:

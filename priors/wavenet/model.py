@@ -128,7 +128,7 @@ class WaveNetPrior(Prior):
         return DecodeState(conditioning, [buffers], codes.shape[1] + 1, last, params[self.stream], numbers, codes.shape[1])
 
     def _with_controls(self, cond: Conditions, params: WaveNetParams) -> Conditions:
-        """Return the conditions with the controls of `params`. ValueError for a control that was not trained."""
+        """Return the conditions with the controls of `params`. Raise ValueError for a control that was not trained."""
         asked = {name: value for name in SCALES if (value := getattr(params, name))}
         if unknown := sorted(set(asked) - set(self.config.controls)):
             known = ", ".join(self.config.controls) or "none"

@@ -99,7 +99,7 @@ class VQVAEConfig(CodecConfig):
         return CodecSpec(self.sample_rate, self.channels, tuple(streams))
 
     def level_of(self, stream: str) -> int:
-        """Return the level of a stream (0 is the finest); ValueError if the stream does not exist."""
+        """Return the level of a stream (0 is the finest); raise ValueError if the stream does not exist."""
         return self.spec.names.index(self.spec.stream(stream).name)
 
     @classmethod

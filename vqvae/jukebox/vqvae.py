@@ -37,7 +37,7 @@ class VQVAE(Codec):
         self.levels = nn.ModuleDict({str(level): Autoencoder(config, level) for level in chosen})
 
     def level(self, level: int) -> Autoencoder:
-        """Return the autoencoder of `level`; ValueError if the level was not built."""
+        """Return the autoencoder of `level`; raise ValueError if the level was not built."""
         if str(level) not in self.levels:
             raise ValueError(f"level {level} was not built; this codec holds levels {', '.join(self.levels) or 'none'}")
         module = self.levels[str(level)]
@@ -45,7 +45,7 @@ class VQVAE(Codec):
         return module
 
     def autoencoder(self, stream: str) -> Autoencoder:
-        """Return the autoencoder of `stream`; ValueError if the autoencoder was not built."""
+        """Return the autoencoder of `stream`; raise ValueError if the autoencoder was not built."""
         return self.level(self.config.level_of(stream))
 
     @torch.no_grad()

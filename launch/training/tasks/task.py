@@ -129,7 +129,7 @@ def settings(config: Any, part: str) -> dict[str, Any]:
 
 
 def training_rows(data: Path) -> list[SongRow]:
-    """Return the songs of the split "train"; UserError if there are none."""
+    """Return the songs of the split "train"; raise UserError if there are none."""
     rows = [row for row in load_manifest(data) if row.split == "train"]
     if not rows:
         raise UserError(f"{data} has no songs of the split train; run `jukebox prepare MUSIC --out {data}` first")

@@ -79,7 +79,9 @@ def test_shuffled_controls_are_those_of_the_next_song_at_its_own_length():
 
 def test_requested_values_are_quantiles_of_the_training_songs():
     class Task:
-        curves = {name: {"density": np.arange(100.0), "tempo": np.full(8, tempo)} for name, tempo in (("a", 88.0), ("b", 126.0))}
+        curves = {
+            name: {"density": np.arange(100.0), "tempo": np.full(8, tempo)} for name, tempo in (("a", 88.0), ("b", 126.0))
+        }
 
     found = requested_values(Task())
     assert found["density"] == pytest.approx([10, 30, 50, 69, 89], abs=1)
