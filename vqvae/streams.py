@@ -20,7 +20,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Stream:
-    """One sequence of a codec. `dtype` is the type in files. `rng_key` identifies the stream in seeds; empty: `name`."""
+    """One sequence of a codec. Files store its frames as `dtype`. Seeds of random numbers contain `rng_key`, or `name` if it is empty."""
 
     name: str
     hop: int  # samples per frame

@@ -73,7 +73,7 @@ class Original:
         return (whole.astype(np.int64) << (32 - bits)).astype(np.int32)
 
     def fits(self, container: str) -> bool:
-        """Return whether a container can hold these samples unchanged."""
+        """Return whether files of the format `container` can store samples of this format unchanged."""
         import soundfile
 
         return soundfile.check_format(container, self.subtype) and not (container == "FLAC" and self.channels > 8)

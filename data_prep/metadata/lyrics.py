@@ -40,7 +40,9 @@ class ParsedLyrics:
 
 @dataclass
 class _Line:
-    """A line of the file: its stamps (none: not timed), its words, and (second, index in the words) of each stamp inside."""
+    """A line of a lyrics file: the time stamps before it, its words, and the time stamps between its words.
+
+    A line without time stamps is not timed. A stamp between words has its second and the index of the word after it."""
 
     starts: list[float]
     text: str

@@ -201,7 +201,7 @@ def _masked_tokens(
     codec: SpectralConfig, n_ctx: int, width: int, heads: int, depth: int, head_width: int, local: int, encoder: TrunkConfig,
     max_seconds: float,
 ) -> MaskedConfig:  # fmt: skip
-    """Configure the masked prior of tokens, with the kinds of layers of `_masked`."""
+    """Return the configuration of a masked prior of tokens. Its layers have the same kinds as those of `_masked`."""
     order = ("full", "cross", *("full",) * (depth - 2))
     return MaskedConfig(
         codec.bins, (codec.hop,), codec.sample_rate,

@@ -66,7 +66,7 @@ class Layout:
 def render(
     codec: Codec, codes: Shaped[np.ndarray, "t *frame"], stream: str, first: int, layout: Layout, start: int, end: int
 ) -> Iterator[Float[np.ndarray, "c n"]]:
-    """Yield the samples [start, end) at the file's rate in blocks.
+    """Yield, in blocks, the samples [start, end) of a recording at the recording's own rate.
 
     `codes` are the frames of `stream` from column `first` on. The decoded audio is resampled if the two rates differ.
     """

@@ -179,7 +179,7 @@ class Experiment:
         print(f"\nwritten to {out / self.kept}; {self.artifacts} in {out / 'units'}")
 
     def summary(self, units: Sequence[Figures]) -> Figures:
-        """Return mean and spread (standard deviation over seeds) of each figure of each arm and of each comparison."""
+        """Return mean and standard deviation over seeds, for each figure of an arm and for each comparison of arms."""
         arms = [(arm, [u for u in units if arm.keys.items() <= u.items()]) for arm in self.arms]
         compared = [(each, each.values({arm.title: same for arm, same in arms})) for each in self.comparisons]
         if not self.columns:

@@ -1,6 +1,6 @@
 """End-to-end time from a request to wav files on disk, as in every run: `jukebox bench song MODEL`.
 
-Each number of threads has a new process. Its start-up is printed separately: imports, reading of weights, and the first second
+A new process is started for each number of threads. Its start-up is printed separately: imports, reading of weights, and the first second
 of music (once per machine this includes compilation). Then the process samples one song and a batch by the model's default
 route. If the model has the route `jukebox`, it also samples a short song by this route. The processes run alternately. The time
 of the priors is measured in each run. The time of the decoders is measured by decoding the frames of the last run again. The

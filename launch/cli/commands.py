@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None, verbs: Mapping[str, tuple[str, str]]
 
 
 def _answer(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> int:
-    """Run one verb, print a line on stderr for an error of the user, and return the exit code."""
+    """Run one verb and return its exit code. A user error is printed on stderr as one line."""
     verb = next((w for w in words if not w.startswith("-")), "")
     interrupts: list[int] = []
     try:

@@ -91,7 +91,7 @@ class Engine(ABC):
 
     @property
     def averages(self) -> bool:
-        """Whether any phase has averages of its weights (EMA)."""
+        """Whether any training phase keeps an exponential moving average (EMA) of its weights."""
         return any(phase.recipe.ema for phase in self.phases.values())
 
     @property

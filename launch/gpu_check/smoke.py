@@ -68,7 +68,7 @@ def check_prior(part: Part, name: str) -> None:
 
 
 def check_steps(part: Part, name: str) -> None:
-    """Compare the logits of a window by a full forward pass, by cached steps, and by captured steps."""
+    """Compare the logits of a full forward pass with those of cached steps and of steps in a CUDA graph."""
     config = published(name, tiny=True)
     prior = part.prior(config, torch.float32, std=0.1)
     cond = conditions_of(prior, 2, 0).to(part.device)

@@ -65,7 +65,7 @@ def notes(
 def motifs(rng: np.random.Generator, rows: int, samples: int, note: int) -> tuple[Audio, Audio]:
     """Return motifs of two alternating pitches, and the fundamental of each sample in Hz.
 
-    Each note has `note` samples. Each row has another pair of pitches.
+    Each note has `note` samples. Each row has a different pair of pitches.
     """
     pairs = np.stack([rng.choice(SCALE, 2, replace=False) for _ in range(rows)])
     turn = (np.arange(samples) + rng.integers(2 * note, size=(rows, 1))) // note % 2

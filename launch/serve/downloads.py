@@ -1,4 +1,4 @@
-"""The HTTP API: the results of a run as files for the page and for other programs.
+"""HTTP API that serves the results of a run as files, for the web page and for other programs.
 
 The module has no `from __future__ import annotations`, because FastAPI must evaluate the annotations of nested functions.
 """

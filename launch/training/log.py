@@ -1,8 +1,8 @@
-"""Logging of a training: a progress bar, a JSON line every few steps, and wandb if a project is given.
+"""Log a training run to a progress bar, to a file with a JSON line every few steps, and to wandb if a project is given.
 
 The file log.jsonl is always written. A resumed run first removes the lines after its checkpoint. So the file equals the file of
 an uninterrupted run. Values stay on the device until a line is due. Then the values of all steps since the last line are
-transferred together, and values that are not finite are detected. With several ranks, rank 0 writes the means over all ranks.
+transferred together. Values that are not finite are detected then. With several ranks, rank 0 writes the means over all ranks.
 """
 
 from __future__ import annotations

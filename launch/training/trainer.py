@@ -237,9 +237,10 @@ class Trainer:
         return self.task.phase_loss(phase, batch, place, shared)
 
     def _agree(self, step: int, stop: Stop, started: float) -> str:
-        """Return how the run ends if it ends after this step, equal on all ranks.
+        """Return the reason to end after this step. All ranks return the same reason.
 
-        "stopped": the user interrupted a rank. "time": the time limit is reached. "done": neither, or all steps are done.
+        "stopped": the user interrupted a rank. "time": the time limit is reached. "done": all steps are done, or there is no reason
+        to end.
         """
         from launch.cluster.group import largest
 

@@ -85,7 +85,7 @@ def plan(
 
 
 def chosen_levels(info: ModelInfo, model: str, route: Route, song: SongPlanParams, batch: int) -> tuple[int, ...]:
-    """Return the levels to write, with levels of other codecs last.
+    """Return the levels that a run writes. Levels of the codecs that are not on the route are last.
 
     Raise UserError if the model has no prior of a level, or for an invalid song.
     """

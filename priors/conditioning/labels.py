@@ -53,7 +53,7 @@ def timing_bins(timing: Int[Tensor, "b 3"], config: LabelConfig, n_ctx: int) -> 
 
 
 class TimingEmbedding(nn.Module):
-    """The position of each step in the song, as the sum of three binned embeddings, (B, T, W)."""
+    """Embed the position of each frame in the song: the sum of embeddings of total length, absolute and relative position."""
 
     def __init__(self, config: LabelConfig, n_ctx: int, width: int, std: float):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Lyrics as ids: vocabularies, and the choice of the lyrics for a window of audio. This module does not need torch.
+"""Vocabularies that map lyrics to ids, and the choice of the lyrics for a window of audio. This module does not need torch.
 
 A vocabulary is a string of symbols (`Characters`) or a SentencePiece model (`SentencePieceVocabulary`). Id 0 is padding.
 Characters outside the vocabulary are transliterated if possible. Otherwise they are dropped, counted and reported. `PUBLISHED`

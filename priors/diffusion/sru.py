@@ -21,7 +21,7 @@ def scan(values: Float[Tensor, "n t d"], keep: Float[Tensor, "n t d"]) -> Float[
 
 
 class BidirectionalSRU(nn.Module):
-    """An SRU with half of the channels forwards in time and half backwards. A highway gate mixes states and inputs."""
+    """A simple recurrent unit (SRU). Half of the channels run forwards in time, half backwards. A highway gate mixes states and inputs."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
