@@ -82,14 +82,17 @@ def train_and_measure(unit: Unit) -> Figures:
 
 
 def shuffle_controls(task: Any) -> None:
-    """Change a task so that each song has the tempo and note density of the next song."""
+    """Change a task so that each song has the tempo and note density that the next song has half a song later."""
     opened = task.open
 
     def open_shuffled() -> None:
         opened()
         own = list(task.curves.values())
         for mine, other in zip(list(task.curves), own[1:] + own[:1], strict=True):
-            task.curves[mine] = {name: np.resize(other[name], len(curve)) for name, curve in task.curves[mine].items()}
+            # half a song later: all songs begin and end with few notes
+            task.curves[mine] = {
+                name: np.roll(np.resize(other[name], len(curve)), len(curve) // 2) for name, curve in task.curves[mine].items()
+            }
 
     task.open = open_shuffled
 
@@ -137,7 +140,7 @@ def true_windows(task: Any) -> tuple[Float[Tensor, "n t e"], Conditions]:
 
 def requested_values(task: Any) -> dict[str, list[float]]:
     """Return LEVELS values of each control: quantiles of its values in the frames of the training songs."""
-    shares = (np.arange(LEVELS) + 0.5) / LEVELS
+    shares = np.linspace(0.02, 0.98, LEVELS)
     found = {name: [curves[name] for curves in task.curves.values()] for name in next(iter(task.curves.values()))}
     return {name: np.quantile(np.concatenate(curves), shares).tolist() for name, curves in found.items()}
 

@@ -69,12 +69,15 @@ def test_rank_correlation_is_that_of_spearman():
 def test_shuffled_controls_are_those_of_the_next_song_at_its_own_length():
     class Task:
         def open(self) -> None:
-            self.curves = {name: {"tempo": np.full(n, value)} for name, n, value in (("a", 3, 1.0), ("b", 5, 2.0))}
+            self.curves = {name: {"tempo": value + np.arange(n)} for name, n, value in (("a", 3, 1.0), ("b", 5, 6.0))}
 
     task = Task()
     shuffle_controls(task)
     task.open()
-    assert {name: each["tempo"].tolist() for name, each in task.curves.items()} == {"a": [2.0] * 3, "b": [1.0] * 5}
+    assert {name: each["tempo"].tolist() for name, each in task.curves.items()} == {
+        "a": [8.0, 6.0, 7.0],
+        "b": [1.0, 2.0, 1.0, 2.0, 3.0],
+    }
 
 
 def test_requested_values_are_quantiles_of_the_training_songs():
@@ -84,8 +87,8 @@ def test_requested_values_are_quantiles_of_the_training_songs():
         }
 
     found = requested_values(Task())
-    assert found["density"] == pytest.approx([10, 30, 50, 69, 89], abs=1)
-    assert found["tempo"] == [88, 88, 107, 126, 126]
+    assert found["density"] == pytest.approx([2, 26, 50, 74, 97], abs=1)
+    assert found["tempo"] == pytest.approx([88, 88, 107, 126, 126])
 
 
 def test_seams_of_true_windows_stand_beside_those_of_unrelated_halves():
