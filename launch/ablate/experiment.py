@@ -12,6 +12,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,7 @@ from jukebox.evaluation.metrics import table
 from jukebox.model.folder import CODEC, ModelFolder
 from jukebox.model.recipe import Recipe
 from launch.cli.progress import progress
+from launch.cluster.agent import die_with_parent
 from launch.training.tasks.registry import TASKS
 from launch.training.tasks.task import TaskSetup
 from launch.training.trainer import fit
@@ -246,7 +248,7 @@ def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> 
     kept, done = "measured units are kept: the same command goes on", []
     with (
         keeping(kept, lambda: done),
-        ProcessPoolExecutor(count, mp_context=afresh) as pool,
+        ProcessPoolExecutor(count, mp_context=afresh, initializer=_end_with_parent, initargs=(os.getpid(),)) as pool,
         progress(len(units), "ablation", unit="model") as bar,
     ):
         running = [pool.submit(unit) for unit in units]
@@ -260,3 +262,11 @@ def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> 
                 child.terminate()  # a child gets Ctrl-C of a terminal, but not a signal to this process
             raise
     return [future.result() for future in running]
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this worker when its parent dies: a worker that goes on would write the folders of a restarted experiment, too."""
+    if end := die_with_parent(signal.SIGKILL):
+        end()
+    if os.getppid() != parent:  # it died before
+        os._exit(1)
