@@ -21,11 +21,11 @@ fi
 for part in spectral latent; do
   jukebox train "$part" "$out/data" --out "$out/model" --preset "$preset" --seed 0 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
 done
-jukebox train vqvae "$out/data" --out "$out/model" --preset "$levels" --seed 0 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
+jukebox train vqvae "$out/data" --out "$out/model" --preset "$levels" --seed 0 --max_minutes 1.5 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
 jukebox encode "$out/data" "$out/model"
 jukebox train tokens "$out/data" --out "$out/model" --preset "$preset" --seed 0 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
-jukebox train prior "$out/data" --out "$out/model" --preset "$levels" --seed 0 --max_minutes 2 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
-jukebox train masked "$out/data" --out "$out/model" --preset "$levels" --seed 0 --max_minutes 4 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
+jukebox train prior "$out/data" --out "$out/model" --preset "$levels" --seed 0 --max_minutes 1.5 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
+jukebox train masked "$out/data" --out "$out/model" --preset "$levels" --seed 0 --max_minutes 3 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
 jukebox ablate melody "$out/data" "$out/model" --out "$out/ablation" --preset "$preset" --seeds "$seeds" --steps "$steps" --songs "$held"
 trained="$out/ablation/units/multi_0/model"
 if [ ! -d "$out/run" ]; then
