@@ -20,7 +20,7 @@ from jukebox.model.folder import ModelFolder
 from launch.ablate import codec, masked, prior
 from launch.ablate import experiment as experiments
 from launch.ablate.ablate import EXPERIMENTS, ablate
-from launch.ablate.experiment import Arm, Comparison, Experiment, FigureRows
+from launch.ablate.experiment import Arm, Comparison, Experiment, FigureRows, found
 from launch.cli import main
 from launch.corpus.encode import encode
 from launch.training.control import Stop
@@ -212,6 +212,12 @@ def test_the_top_prior_is_trained_with_every_kind_of_letters_and_goes_on_where_i
     for unit in units:
         net = ModelFolder.from_pretrained(unit.folder / "model").prior("prior_2")
         assert net.config.trunk.time_bias == (unit.arm.title != "no time bias")
+
+
+def test_a_path_may_have_a_name_with_a_decimal_fraction():
+    units = [{"table": {"error .5-2 kHz": 1.0, "error below .5 kHz": {"mean": 2.0}}}, {"other": 3.0}]
+    assert found(units, "table.error .5-2 kHz") == [1.0] and found(units, "table.error below .5 kHz.mean") == [2.0]
+    assert found(units, "table.{}", "error .5-2 kHz") == [1.0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
