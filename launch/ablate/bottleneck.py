@@ -38,8 +38,8 @@ VARIANTS: Mapping[str, dict[str, Any]] = {
     "codebook without restarts": {"threshold": 0.0},
 }
 DECODER = StackConfig(4, 1, 32, 32, 32)  # receptive field of 16 samples
-DECODER_RECIPE = Recipe(steps=1, batch=8, lr=4e-3, warmup=20, log_every=50)
-FRAMES, WINDOWS, SECONDS = 32, 64, 10.0  # codes in a window of the decoder; held-out windows; seconds of a held-out song
+DECODER_RECIPE = Recipe(steps=1, batch=4, lr=4e-3, warmup=20, log_every=50)
+FRAMES, WINDOWS, SECONDS = 16, 128, 10.0  # codes in a window of the decoder; held-out windows; seconds of a held-out song
 
 
 def shape_of(unit: Unit) -> tuple[VQVAEConfig, Recipe]:
