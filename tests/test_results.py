@@ -6,6 +6,7 @@ A new table of figures is a line of `TABLES`, or of the section "Tables without 
 from __future__ import annotations
 
 import csv
+import json
 import math
 import re
 import statistics
@@ -42,12 +43,29 @@ def of_card(file: Path) -> Values:
     return {key: (float(mean), float(error or "nan")) for key, (mean, _, error) in cells.items() if mean != "-"}
 
 
+def of_rows(file: str) -> Values:
+    """The rows of an experiment: mean and deviation over seeds."""
+    rows = json.loads((DOCS / "evidence" / file).read_text("utf-8"))["rows"]
+    return {f"{row['what']}.mean": (row["mean"], math.nan if row["spread"] is None else row["spread"]) for row in rows}
+
+
+def of_models(file: str) -> Values:
+    """The rows "table: model: figure" of an experiment."""
+    rows = (
+        key.removesuffix(".mean").split(": ") + [figure] for key, figure in of_rows(file).items() if key.startswith("table: ")
+    )
+    return {f"{model}.{name}": figure for _, model, name, figure in rows}
+
+
 FILES = {
     "seeds": of_csv("evidence.csv", "sound"),  # `make evidence`
     "card": of_card(DOCS.parent / "jukebox" / "assets" / "demo" / "card.md"),  # `make model`
     # `make evidence-recordings`
     "codec": of_csv("recordings.csv", "row", model="main", part="codec"),
     "continuations": of_csv("recordings.csv", "row", model="main", part="continuations"),
+    "musika": of_rows("musika.json"),  # `make evidence-musika`
+    "wavenet": of_rows("wavenet.json"),  # `make evidence-wavenet`
+    "five models": of_models("wavenet.json"),
 }
 VALUES = {f"{file}: {key}": figure for file, figures in FILES.items() for key, figure in figures.items()}
 # title of a column -> figures of its cells, where {} is "file: row"; empty: none
@@ -55,6 +73,9 @@ COLUMNS = {
     **{name: f"{{}}.{name}" for name in ("artist", "vowels", "tempo", "progression", "peakiness", "vibrato")},
     **{"Frechet": "{}.frechet", "mel, dB": "{}.mel_db", "rise, ms": "{}.rise_ms", "moving pitch": "{}.moving_pitch"},
     **{"chroma correlation": "{}.chroma", "timbre distance, dB": "{}.timbre_db", "tempo kept": "{}.tempo_kept"},
+    **{"error 2-5 kHz": "{}.error 2-5 kHz", "error above 5 kHz": "{}.error above 5 kHz", "numbers/s": "{}.numbers per second"},
+    **{"mel distance, dB": "{}.mel distance, dB", "receptive field, s": "{}.receptive field, s", "steps": "{}.steps"},
+    **{"music s/s": "{}.seconds of music per second", "aim": ""},
     **{"figure": "{}", "measured": "{}", "met": "", "command": "", "machine": "", "date": ""},
 }
 
@@ -77,7 +98,7 @@ class Table(NamedTuple):
     names: Mapping[str, str] = {}
 
 
-SPECTRAL, SUMMARY = "docs/results/spectral.md", "docs/results/index.md"
+SPECTRAL, SUMMARY, ROUTES = "docs/results/spectral.md", "docs/results/index.md", "docs/results/routes.md"
 TABLES = (
     Table(SPECTRAL, "Three seeds", "Frechet", 13, "seeds", {
         "held-out songs (8)": "held-out songs",
@@ -97,6 +118,52 @@ TABLES = (
     }),
     Table(SPECTRAL, "Recordings", "mel, dB", 4, "codec"),
     Table(SPECTRAL, "Recordings", "tempo kept", 4, "continuations", {"the same, beside another prompt": "beside another prompt"}),
+    Table(ROUTES, "Latent GAN", "measured", 12, "", {
+        "Both decoders keep the spectrum: distance of log magnitudes, over that of the mean frame":
+            "musika: own: log magnitudes: ratio.mean",
+        "Phases are learned: multi-scale distance, over the better of phase 0 and random phases":
+            "musika: own: multi-scale distance: ratio.mean",
+        "The GAN learns: Frechet distance of windows, over that of the untrained generator":
+            "musika: own: Frechet distance of windows: ratio.mean",
+        "No collapse: deviation of latents, over the true one": "musika: own: deviation of latents: ratio.mean",
+        "Patches fit: jumps between patches over jumps inside": "musika: own: jumps between patches over inside: own.mean",
+        "Control: the same patches in another order, over the line above":
+            "musika: own: jumps between patches over inside: ratio.mean",
+        "The same of true windows, and with a half of another window":
+            "musika: own: jumps between patches over inside: true.mean; "
+            "musika: own: jumps between patches over inside: true unrelated.mean",
+        "Style stays: variance between patches of one style, over a style for each patch":
+            "musika: own: variance between patches, styles: ratio.mean",
+        "Note density follows its control: rank correlation": "musika: own: asked and found: density correlation.mean",
+        "Density with controls of other songs": "musika: shuffled: asked and found: density correlation.mean",
+        "Tempo follows its control: octaves between requested and measured tempo":
+            "musika: own: asked and found: tempo octaves.mean",
+        "Tempo with controls of other songs": "musika: shuffled: asked and found: tempo octaves.mean",
+    }),
+    Table(ROUTES, "WaveNet, NSynth and argmax", "measured", 12, "", {
+        "W4: bits of codes that repeat after 193 samples, receptive field 256, over receptive field 31 with as many parameters":
+            "wavenet: W4, period 193 of 16 symbols: bits, receptive field ratio.mean",
+        "The same of 256 codes that repeat after 200 samples": "wavenet: W4, period 200 of 256 symbols: bits, receptive field ratio.mean",
+        "W5: bits of notes, over the entropy of their codes": "wavenet: W5: bits: ratio.mean",
+        "W5: continuations that keep the pitch within 3 %; pitches of other notes":
+            "wavenet: W5: pitch of continuations: kept.mean; wavenet: W5: pitch of continuations: of other notes.mean",
+        "W5: notes sampled from a label that have its timbre": "wavenet: W5: timbre of notes from a label.mean",
+        "A motif keeps its pitch in the first 50 ms after the prompt": "wavenet: thread: pitch in the first 50 ms: made.mean",
+        "The same after the length of a note; the true continuation; another piece":
+            "; ".join(f"wavenet: thread: pitch after a note's length: {name}.mean" for name in ("made", "true", "of another piece")),
+        "N1: bits of a note with its own latents, over those of another note": "wavenet: NSynth, notes: N1, bits, latents ratio.mean",
+        "N2: morph of two timbres: rank correlation of centroid and alpha; alpha in another order":
+            "wavenet: NSynth, notes: N2, centroid correlation.mean; wavenet: NSynth, notes: N2, other order.mean",
+        "N2: steps of morphs that keep the pitch within 3 %": "wavenet: NSynth, notes: N2, pitch kept.mean",
+        "N3: notes of twice the length that keep the pitch; at half the speed":
+            "wavenet: NSynth, notes: N3, pitch kept.mean; wavenet: NSynth, notes: N3, pitch of half speed.mean",
+        "N4: reconstructed notes that keep the pitch; spectral autoencoder; other notes":
+            "; ".join(f"wavenet: NSynth, notes: N4, pitch kept, {name}.mean" for name in ("nsynth", "spectral", "of other notes")),
+    }),
+    Table(ROUTES, "WaveNet, NSynth and argmax", "numbers/s", 5, "five models", {
+        "VQ-VAE, level 2": "vqvae", "argmax bottleneck": "argmax", "WaveNet of the codes of level 2": "WaveNet of vq.2",
+        "spectral latents": "spectral",
+    }),
     Table(SUMMARY, "Results", "figure", 8, "", {
         "The model of the package sings requested words":
             "card: generated.frechet; card: true songs of the requests.frechet; card: generated.vowels; "
