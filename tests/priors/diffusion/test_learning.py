@@ -11,7 +11,7 @@ from priors.diffusion.model import ALONE, ANGLES, NOISE, DiffusionPrior
 from priors.diffusion.schedule import FULL, frame_angles
 from priors.prior import Batch
 
-FRAMES, STEPS, ROWS = 32, 350, 16
+FRAMES, STEPS, ROWS = 32, 700, 16
 CONFIG = DiffusionConfig(
     "latent", 2, 64, 8000, "tokens", 4, 4, read_vector=2, window=FRAMES, segment=8, width=32, layers=2, heads=2, angle_width=16
 )
@@ -75,4 +75,4 @@ def test_the_loss_on_gaussian_latents_is_near_the_best_possible_and_an_untrained
     untrained.load_state_dict({**untrained.state_dict(), **{n: b for n, b in trained.named_buffers()}})
     with torch.no_grad():
         found, before = (model.loss(batch)["loss"].item() for model in (trained, untrained))
-    assert best * 0.9 < found <= 1.3 * best < 0.6 * before, (best, found, before)
+    assert best * 0.9 < found <= 1.15 * best < 0.6 * before, (best, found, before)
