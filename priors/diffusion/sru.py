@@ -10,12 +10,13 @@ from torch import Tensor, nn
 def scan(values: Float[Tensor, "n t d"], keep: Float[Tensor, "n t d"]) -> Float[Tensor, "n t d"]:
     """Return the states c_t = keep_t c_(t-1) + (1 - keep_t) values_t, with c_(-1) = 0.
 
-    A Python loop is fast enough, because t is short.
+    A Python loop is fast enough, because t is short. The tensors are unbound once: the gradient of each indexing would fill a
+    tensor of the whole length with zeros.
     """
-    fresh = (1 - keep) * values
-    state, states = fresh[:, 0], []
-    for t in range(values.shape[1]):
-        state = torch.addcmul(fresh[:, t], keep[:, t], state) if t else state
+    state, *fresh = ((1 - keep) * values).unbind(dim=1)
+    states = [state]
+    for new, kept in zip(fresh, keep.unbind(dim=1)[1:], strict=True):
+        state = torch.addcmul(new, kept, state)
         states.append(state)
     return torch.stack(states, dim=1)
 
