@@ -10,7 +10,7 @@
 # Planned for 45 minutes on two cores (not measured), fixed seeds. Every step skips what is there: the same command goes on after an interruption.
 set -euo pipefail
 out=$1 evidence=${2:-}
-preset=${PRESET:-melody} songs=${SONGS:-64} seconds=${SECONDS_OF_SONGS:-24} seeds=${SEEDS:-3} steps=${STEPS:-400} held=${HELD_OUT:-8}
+preset=${PRESET:-melody} songs=${SONGS:-64} seconds=${SECONDS_OF_SONGS:-24} seeds=${SEEDS:-3} steps=${STEPS:-300} held=${HELD_OUT:-8}
 music=${SECONDS_OF_MUSIC:-20} levels=${LEVELS:-demo}
 
 if [ ! -f "$out/corpus/songs.jsonl" ]; then
