@@ -57,6 +57,34 @@ def of_models(file: str) -> Values:
     return {f"{model}.{name}": figure for _, model, name, figure in rows}
 
 
+def of_list(file: str, row: str = "") -> Values:
+    """A list of rows, or an object with "rows": `row` names them ("": one row, "all"). `x_se` is the error of `x`."""
+    found = json.loads((DOCS / "evidence" / file).read_text("utf-8"))
+    return {
+        f"{each[row] if row else 'all'}.{name}": (value, each.get(f"{name}_se") or math.nan if f"{name}_se" in each else math.nan)
+        for each in (found["rows"] if isinstance(found, dict) else found)
+        for name, value in each.items() if isinstance(value, (int, float))
+    }  # fmt: skip
+
+
+def of_session(file: str) -> Values:
+    """Figures of a live session with changes, and those of the same seed without."""
+    found = json.loads((DOCS / "evidence" / file).read_text("utf-8"))
+    pairs = {name: (value, found.get(f"{name}_se", math.nan)) for name, value in found.items() if name != "changes"}
+    return {
+        f"{name.removeprefix('control_')}.{'without' if name.startswith('control_') else 'with'}": x
+        for name, x in pairs.items()
+    }
+
+
+def of_arms(file: str, key: str) -> Values:
+    """The arms of an experiment, and its comparisons in the row of their text."""
+    found = json.loads((DOCS / "evidence" / file).read_text("utf-8"))
+    figures = {f"{arm[key]}.{name}": x for arm in found["rows"] for name, x in arm.items() if isinstance(x, dict)}
+    figures |= {f"{each['what'].replace(' / ', ' over ')}.mean": each for each in found["worth"]}  # " / " is a ratio here
+    return {name: (x["mean"], math.nan if x["spread"] is None else x["spread"]) for name, x in figures.items()}
+
+
 FILES = {
     "seeds": of_csv("evidence.csv", "sound"),  # `make evidence`
     "card": of_card(DOCS.parent / "jukebox" / "assets" / "demo" / "card.md"),  # `make model`
@@ -64,8 +92,12 @@ FILES = {
     "codec": of_csv("recordings.csv", "row", model="main", part="codec"),
     "continuations": of_csv("recordings.csv", "row", model="main", part="continuations"),
     "musika": of_rows("musika.json"),  # `make evidence-musika`
+    "session": of_session("musika_session.json"),
+    "live": of_list("musika_bench.json"),
+    "songs": of_list("musika_songs.json", "what"),
     "wavenet": of_rows("wavenet.json"),  # `make evidence-wavenet`
     "five models": of_models("wavenet.json"),
+    "bottleneck": of_arms("bottleneck.json", "variant"),
 }
 VALUES = {f"{file}: {key}": figure for file, figures in FILES.items() for key, figure in figures.items()}
 # title of a column -> figures of its cells, where {} is "file: row"; empty: none
@@ -76,6 +108,9 @@ COLUMNS = {
     **{"error 2-5 kHz": "{}.error 2-5 kHz", "error above 5 kHz": "{}.error above 5 kHz", "numbers/s": "{}.numbers per second"},
     **{"mel distance, dB": "{}.mel distance, dB", "receptive field, s": "{}.receptive field, s", "steps": "{}.steps"},
     **{"music s/s": "{}.seconds of music per second", "aim": ""},
+    **{"perplexity of 256": "{}.perplexity", "own codes, bits": "{}.bits.own", "other codes, bits": "{}.bits.other"},
+    **{"ratio": "{}.bits.ratio"},
+    **{"with changes": "{}.with", "same seed without": "{}.without", "onsets/s": "{}.onsets", "genre": "{}.genre"},
     **{"figure": "{}", "measured": "{}", "met": "", "command": "", "machine": "", "date": ""},
 }
 
@@ -140,6 +175,16 @@ TABLES = (
             "musika: own: asked and found: tempo octaves.mean",
         "Tempo with controls of other songs": "musika: shuffled: asked and found: tempo octaves.mean",
     }),
+    Table(ROUTES, "Latent GAN", "with changes", 3, "session", {
+        "underruns in 600 s": "underruns",
+        "rise of onsets per second, density 2.5 to 4.5 and back": "density_rise",
+        "octaves between requested and measured tempo": "tempo_octaves",
+    }),
+    Table(ROUTES, "Latent GAN: speed", "measured", 4, "", {
+        "music per second, 30 s": "live: all.short", "music per second, 240 s": "live: all.long",
+        "time of 240 s over that of 30 s": "live: all.time_ratio", "memory after ten minutes over that after one": "live: all.memory_ratio",
+    }),
+    Table(ROUTES, "Latent GAN", "onsets/s", 3, "songs", {"songs of the latent GAN": "song"}),
     Table(ROUTES, "WaveNet, NSynth and argmax", "measured", 12, "", {
         "W4: bits of codes that repeat after 193 samples, receptive field 256, over receptive field 31 with as many parameters":
             "wavenet: W4, period 193 of 16 symbols: bits, receptive field ratio.mean",
@@ -159,6 +204,14 @@ TABLES = (
             "wavenet: NSynth, notes: N3, pitch kept.mean; wavenet: NSynth, notes: N3, pitch of half speed.mean",
         "N4: reconstructed notes that keep the pitch; spectral autoencoder; other notes":
             "; ".join(f"wavenet: NSynth, notes: N4, pitch kept, {name}.mean" for name in ("nsynth", "spectral", "of other notes")),
+    }),
+    Table(ROUTES, "The bottleneck", "perplexity of 256", 4, "bottleneck", {"argmax without diversity loss": "argmax without diversity"}),
+    Table(ROUTES, "The bottleneck", "measured", 4, "", {
+        "A2: perplexity with diversity loss over that without": "bottleneck: A2: perplexity, with over without diversity.mean",
+        "A2: perplexity of argmax over that of a codebook without restarts":
+            "bottleneck: A2: perplexity, argmax over codebook without restarts.mean",
+        "A3: bits with own codes over those with other codes": "bottleneck: A3: bits, own over other codes.mean",
+        "mel distance of argmax minus that of the codebook, dB": "bottleneck: mel, dB less than the codebook.mean",
     }),
     Table(ROUTES, "WaveNet, NSynth and argmax", "numbers/s", 5, "five models", {
         "VQ-VAE, level 2": "vqvae", "argmax bottleneck": "argmax", "WaveNet of the codes of level 2": "WaveNet of vq.2",
