@@ -97,6 +97,7 @@ FILES = {
     "songs": of_list("musika_songs.json", "what"),
     "wavenet": of_rows("wavenet.json"),  # `make evidence-wavenet`
     "five models": of_models("wavenet.json"),
+    "bench wavenet": of_list("wavenet_bench.json", "depth"),
     "bottleneck": of_arms("bottleneck.json", "variant"),
 }
 VALUES = {f"{file}: {key}": figure for file, figures in FILES.items() for key, figure in figures.items()}
@@ -109,7 +110,10 @@ COLUMNS = {
     **{"mel distance, dB": "{}.mel distance, dB", "receptive field, s": "{}.receptive field, s", "steps": "{}.steps"},
     **{"music s/s": "{}.seconds of music per second", "aim": ""},
     **{"perplexity of 256": "{}.perplexity", "own codes, bits": "{}.bits.own", "other codes, bits": "{}.bits.other"},
-    **{"ratio": "{}.bits.ratio"},
+    **{"ratio": "{}.bits.ratio", "receptive field": "{}.receptive_field", "undilated": "{}.undilated_receptive_field"},
+    **{"naive, samples/s": "{}.naive_samples_per_second", "cached": "{}.cached_samples_per_second"},
+    **{"compiled": "{}.compiled_samples_per_second", "cached / naive": "{}.cached_over_naive"},
+    **{"compiled / cached": "{}.compiled_over_cached"},
     **{"with changes": "{}.with", "same seed without": "{}.without", "onsets/s": "{}.onsets", "genre": "{}.genre"},
     **{"figure": "{}", "measured": "{}", "met": "", "command": "", "machine": "", "date": ""},
 }
@@ -205,6 +209,7 @@ TABLES = (
         "N4: reconstructed notes that keep the pitch; spectral autoencoder; other notes":
             "; ".join(f"wavenet: NSynth, notes: N4, pitch kept, {name}.mean" for name in ("nsynth", "spectral", "of other notes")),
     }),
+    Table("docs/wavenet.md", "Measured", "cached", 3, "bench wavenet", {"8 x 64": "8", "20 x 64": "20", "30 x 128": "30"}),
     Table(ROUTES, "The bottleneck", "perplexity of 256", 4, "bottleneck", {"argmax without diversity loss": "argmax without diversity"}),
     Table(ROUTES, "The bottleneck", "measured", 4, "", {
         "A2: perplexity with diversity loss over that without": "bottleneck: A2: perplexity, with over without diversity.mean",
