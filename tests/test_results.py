@@ -97,6 +97,8 @@ FILES = {
     "songs": of_list("musika_songs.json", "what"),
     "wavenet": of_rows("wavenet.json"),  # `make evidence-wavenet`
     "five models": of_models("wavenet.json"),
+    "melody": of_rows("melody.json"),  # `make evidence-melody`
+    "compare": of_list("melody_compare.json", "renderer"),
     "bench wavenet": of_list("wavenet_bench.json", "depth"),
     "bottleneck": of_arms("bottleneck.json", "variant"),
 }
@@ -113,7 +115,8 @@ COLUMNS = {
     **{"ratio": "{}.bits.ratio", "receptive field": "{}.receptive_field", "undilated": "{}.undilated_receptive_field"},
     **{"naive, samples/s": "{}.naive_samples_per_second", "cached": "{}.cached_samples_per_second"},
     **{"compiled": "{}.compiled_samples_per_second", "cached / naive": "{}.cached_over_naive"},
-    **{"compiled / cached": "{}.compiled_over_cached"},
+    **{"compiled / cached": "{}.compiled_over_cached", "passes": "{}.passes", "mel from it, dB": "{}.mel"},
+    **{"music per second": "{}.music_seconds_per_second"},
     **{"with changes": "{}.with", "same seed without": "{}.without", "onsets/s": "{}.onsets", "genre": "{}.genre"},
     **{"figure": "{}", "measured": "{}", "met": "", "command": "", "machine": "", "date": ""},
 }
@@ -209,6 +212,29 @@ TABLES = (
         "N4: reconstructed notes that keep the pitch; spectral autoencoder; other notes":
             "; ".join(f"wavenet: NSynth, notes: N4, pitch kept, {name}.mean" for name in ("nsynth", "spectral", "of other notes")),
     }),
+    Table(ROUTES, "Latent diffusion", "measured", 12, "", {
+        "M4: windows nearest to the song of their tokens, 5 steps; with other tokens; by chance":
+            "; ".join(f"melody: multi-chunk: nearest to the song of their tokens: {name}.mean" for name in ("own", "other", "chance")),
+        "M4: the same with guidance 2.5": "melody: multi-chunk: nearest to the song of their tokens: guided.mean",
+        "M5: Frechet distance of the linear schedule over the uniform one, 2 steps":
+            "melody: multi-chunk: Frechet distance of windows: ratio 2.mean",
+        "The same, 5 steps": "melody: multi-chunk: Frechet distance of windows: ratio 5.mean",
+        "The same, 10 steps": "melody: multi-chunk: Frechet distance of windows: ratio 10.mean",
+        "The same, 20 steps": "melody: multi-chunk: Frechet distance of windows: ratio 20.mean",
+        "Five steps are usable: Frechet distance of 5 steps over that of 20":
+            "melody: multi-chunk: Frechet distance of windows: five to twenty.mean",
+        "M5b: deviation of latents over the true one, 5 steps; 10 steps":
+            "melody: multi-chunk: deviation of latents: linear 5.mean; melody: multi-chunk: deviation of latents: linear 10.mean",
+        "M6: Frechet distance of the last of eight chunks over that of the first":
+            "melody: multi-chunk: continuation by chunks: ratio.mean",
+        "M6: jumps between chunks over jumps inside; of true latents":
+            "melody: multi-chunk: continuation by chunks: jumps.mean; melody: multi-chunk: continuation by chunks: true jumps.mean",
+        "M7: mel distance of reconstructions over that of silence; with latents of another song":
+            "melody: multi-chunk: mel distance of reconstructions: ratio.mean; "
+            "melody: multi-chunk: mel distance of reconstructions: other ratio.mean",
+        "M8: last chunk, trained with one angle over trained with chunks": "melody: last chunk, one angle over multi-chunk.mean",
+    }),
+    Table(ROUTES, "Latent diffusion", "passes", 5, "compare"),
     Table("docs/wavenet.md", "Measured", "cached", 3, "bench wavenet", {"8 x 64": "8", "20 x 64": "20", "30 x 128": "30"}),
     Table(ROUTES, "The bottleneck", "perplexity of 256", 4, "bottleneck", {"argmax without diversity loss": "argmax without diversity"}),
     Table(ROUTES, "The bottleneck", "measured", 4, "", {
