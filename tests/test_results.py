@@ -248,7 +248,19 @@ TABLES = (
         "VQ-VAE, level 2": "vqvae", "argmax bottleneck": "argmax", "WaveNet of the codes of level 2": "WaveNet of vq.2",
         "spectral latents": "spectral",
     }),
-    Table(SUMMARY, "Results", "figure", 8, "", {
+    Table(SUMMARY, "Results", "figure", 15, "", {
+        "A latent GAN learns in minutes, and plays live":
+            "musika: own: Frechet distance of windows: ratio.mean; session: underruns.with",
+        "Its songs are music with a beat":
+            "songs: song.frechet; songs: held-out songs.frechet; songs: noise of the same spectrum.frechet; songs: song.tempo",
+        "Few steps of diffusion suffice": "melody: multi-chunk: Frechet distance of windows: five to twenty.mean",
+        "Latents follow their tokens": "melody: multi-chunk: nearest to the song of their tokens: own.mean",
+        "A WaveNet uses its receptive field, then loses the thread":
+            "wavenet: W4, period 193 of 16 symbols: bits, receptive field ratio.mean; "
+            "wavenet: thread: pitch in the first 50 ms: made.mean; wavenet: thread: pitch after a note's length: made.mean",
+        "Latents of NSynth carry the note": "wavenet: NSynth, notes: N1, bits, latents ratio.mean",
+        "The argmax bottleneck does not collapse":
+            "bottleneck: A2: perplexity, with over without diversity.mean; bottleneck: A3: bits, own over other codes.mean",
         "The model of the package sings requested words":
             "card: generated.frechet; card: true songs of the requests.frechet; card: generated.vowels; "
             "card: generated.progression; card: true songs of the requests.progression",
