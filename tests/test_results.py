@@ -98,6 +98,7 @@ FILES = {
     "wavenet": of_rows("wavenet.json"),  # `make evidence-wavenet`
     "five models": of_models("wavenet.json"),
     "melody": of_rows("melody.json"),  # `make evidence-melody`
+    "render": of_list("melody_bench.json", "arm"),
     "compare": of_list("melody_compare.json", "renderer"),
     "bench wavenet": of_list("wavenet_bench.json", "depth"),
     "bottleneck": of_arms("bottleneck.json", "variant"),
@@ -115,7 +116,13 @@ COLUMNS = {
     **{"ratio": "{}.bits.ratio", "receptive field": "{}.receptive_field", "undilated": "{}.undilated_receptive_field"},
     **{"naive, samples/s": "{}.naive_samples_per_second", "cached": "{}.cached_samples_per_second"},
     **{"compiled": "{}.compiled_samples_per_second", "cached / naive": "{}.cached_over_naive"},
-    **{"compiled / cached": "{}.compiled_over_cached", "passes": "{}.passes", "mel from it, dB": "{}.mel"},
+    **{
+        "compiled / cached": "{}.compiled_over_cached",
+        "passes": "{}.passes",
+        "mel from it, dB": "{}.mel",
+        "mel to the song, dB": "{}.mel",
+    },
+    **{"fewer passes": "{}.fewer_passes", "seconds": "{}.seconds", "faster": "{}.faster"},
     **{"music per second": "{}.music_seconds_per_second"},
     **{"with changes": "{}.with", "same seed without": "{}.without", "onsets/s": "{}.onsets", "genre": "{}.genre"},
     **{"figure": "{}", "measured": "{}", "met": "", "command": "", "machine": "", "date": ""},
@@ -235,6 +242,7 @@ TABLES = (
         "M8: last chunk, trained with one angle over trained with chunks": "melody: last chunk, one angle over multi-chunk.mean",
     }),
     Table(ROUTES, "Latent diffusion", "passes", 5, "compare"),
+    Table(ROUTES, "Which route for what", "passes", 8, "render"),
     Table("docs/wavenet.md", "Measured", "cached", 3, "bench wavenet", {"8 x 64": "8", "20 x 64": "20", "30 x 128": "30"}),
     Table(ROUTES, "The bottleneck", "perplexity of 256", 4, "bottleneck", {"argmax without diversity loss": "argmax without diversity"}),
     Table(ROUTES, "The bottleneck", "measured", 4, "", {
