@@ -153,7 +153,7 @@ def rows_of(runs: Mapping[str, Sequence[Mapping[str, float]]], seconds: float) -
 
 def with_quality(rows: Sequence[dict[str, Any]], quality: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
     """Rows with the figures of quality, and a row for each control."""
-    measured = [row | quality[row["arm"]] for row in rows]
+    measured = [{**row, **quality[row["arm"]]} for row in rows]
     names = {row["arm"] for row in rows}
     return [*measured, *({"arm": name, **figures} for name, figures in quality.items() if name not in names)]
 
