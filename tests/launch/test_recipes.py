@@ -138,6 +138,7 @@ def test_latent_diffusion_becomes_tables_of_figures_beside_controls(recipe_envir
     """At toy size; the same command once more leaves all as it is."""
     sizes = {
         "PRESET": "test_melody",
+        "LEVELS": "test",
         "SONGS": "8",
         "SECONDS_OF_SONGS": "4",
         "SEEDS": "1",
@@ -158,4 +159,5 @@ def test_latent_diffusion_becomes_tables_of_figures_beside_controls(recipe_envir
         "phases griffin_lim",
         "diffusion",
         "latent after encoding",
+        "vq.0 after encoding",
     ]
