@@ -216,7 +216,7 @@ def found(units: Sequence[Any], path: str, key: str = "") -> list[Any]:
 
     A path has names joined by dots. `key` replaces the name `{}`.
     """
-    for part in re.split(r"\.(?!\d)", path):  # a key may hold a decimal fraction, as in "error .5-2 kHz"
+    for part in re.split(r"(?<! )\.", path):  # a key may hold a decimal fraction, as in "error .5-2 kHz"
         name = key if part == "{}" else part
         units = [unit[name] for unit in units if isinstance(unit, dict) and name in unit]
     return [math.nan if each is None else each for each in units]

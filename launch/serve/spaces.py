@@ -1,8 +1,5 @@
-"""A thin Gradio app over the HTTP API, for hosts that show Gradio apps (extra `spaces`).
-
-`python -m launch.serve.spaces MODEL [FLAGS]` starts `jukebox serve` with these arguments, or uses the server at JUKEBOX_SERVER
-(with JUKEBOX_TOKEN). The app has no state.
-"""
+"""A thin Gradio app without state over the HTTP API, for hosts that show Gradio apps (extra `spaces`).
+`python -m launch.serve.spaces MODEL [FLAGS]` starts a server with these arguments, or uses that of JUKEBOX_SERVER and _TOKEN."""
 
 from __future__ import annotations
 
