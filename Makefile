@@ -37,16 +37,16 @@ MUSIC ?=
 evidence-recordings: install
 	launch/recipes/recordings.sh "$(MUSIC)" recordings docs/evidence
 
-# The latent GAN on synthetic songs: three seeds, each figure beside its control. Some 45 minutes on two cores, resumable.
+# The latent GAN on synthetic songs: three seeds, each figure beside its control. Some 45 minutes on two cores by the sum of its parts, resumable.
 evidence-musika: install
 	launch/recipes/musika.sh musika docs/evidence
 
 # WaveNet, NSynth and the argmax bottleneck on synthetic songs: three seeds, each figure beside its control, and five models after equal CPU
-# time. Some 45 minutes on two cores, resumable.
+# time. Some 45 minutes on two cores by the sum of its parts, resumable.
 evidence-wavenet: install
 	launch/recipes/wavenet.sh wavenet docs/evidence
 
-# Latent diffusion on synthetic songs: three seeds, two ways of training, each figure beside its control. Some 45 minutes on two cores,
+# Latent diffusion on synthetic songs: three seeds, two ways of training, each figure beside its control. Some 45 minutes on two cores by the sum of its parts,
 # resumable.
 evidence-melody: install
 	launch/recipes/melody.sh melody docs/evidence

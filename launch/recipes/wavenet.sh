@@ -6,7 +6,7 @@
 #
 #   OUT       where songs, data and models go      EVIDENCE    folder for the tables and the figure (docs/evidence)
 #
-# Some 45 minutes on two cores, fixed seeds. Every step skips what is there: the same command goes on after an interruption.
+# Some 45 minutes on two cores by the sum of its parts, fixed seeds. Every step skips what is there: the same command goes on after an interruption.
 set -euo pipefail
 out=$1 evidence=${2:-}
 preset=${PRESET:-wavenet} songs=${SONGS:-48} seconds=${SECONDS_OF_SONGS:-12} seeds=${SEEDS:-3} steps=${STEPS:-700} held=${HELD_OUT:-4}
