@@ -130,7 +130,7 @@ def _answer(words: list[str], verbs: Mapping[str, tuple[str, str]]) -> int:
         with _noted(interrupts):
             _run(words, verbs)
         sys.stdout.flush()
-        return 0
+        return _interrupted() if interrupts else 0  # a library has suppressed KeyboardInterrupt
     except KeyboardInterrupt as error:
         return _interrupted(*error.args)
     except BrokenPipeError:  # the reader of a pipe has ended, as in `jukebox ... | head`

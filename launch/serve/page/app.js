@@ -55,7 +55,7 @@ const update = guarded(async job => {
   if (before && isOver(before) && !isOver(job)) return;  // an answer that is older than the last event
   latest.set(job.id, job);
   show(job);
-  live.update(job);
+  await live.update(job);
   if (!before || isOver(before) || !isOver(job)) return;
   await refresh();
   if (job.state === "done" && job.id === wanted) await openRun(job.run);

@@ -7,10 +7,10 @@ const WAIT = 200;  // ms in which several moves of a slider are one change
 const RANGES = {density: [0, 12, 0.5], tempo: [0, 240, 5], style: [-1, 60, 1], truncation: [0.1, 3.9, 0.1]};
 const NAMES = {density: ["as it comes", " notes per s"], tempo: ["as it comes", " beats per min"], style: ["of the seed", ""]};
 
-/** The tab; `submitted(job)` gets the job of a session. Its `update(job)` is called whenever a job has changed. */
+/** The tab; `submitted(job)` gets the job of a session. Its `update(job)` is called whenever a job has changed; the controls are restored when it resolves. */
 export function liveTab(model, submitted) {
   const form = find("#live form"), e = form.elements, button = find(".go", form), meter = find("meter", form);
-  let id = "", stop = null, waiting = {}, timer = 0, from = 0, starting = false;
+  let id = "", stop = null, waiting = {}, timer = 0, from = 0, starting = false, restored = null;
   const line = text => { find(".status", form).textContent = text; };
   const shown = () => {
     button.textContent = stop ? "Stop" : id ? "Play on" : "Play";
@@ -136,11 +136,12 @@ export function liveTab(model, submitted) {
       else if (!stop) line("it has ended");
     } else if (!over && !id && !starting) {  // this page was loaded again, or another one has begun it
       id = job.id;
-      restore((await ask(`/api/live/${id}`)).values);
+      restored = ask(`/api/live/${id}`).then(session => restore(session.values)).finally(() => { restored = null; });
       line(`a session plays since ${new Date(1000 * job.created).toLocaleTimeString()}; it ends when nobody plays it on`);
     }
     if (job.state === "queued" && job.id === id) line(`in the queue, place ${job.place}`);
     shown();
+    await restored;
   });
 
   form.hidden = !model.live;

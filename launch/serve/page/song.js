@@ -4,13 +4,15 @@ import {waveform} from "./wave.js";
 
 const FORMS = {wav16: "wav, 16 bits", wav24: "wav, 24 bits", wav32f: "wav, floats", flac: "flac", mp3: "mp3"};
 const WORDS = ["lrc", "srt", "vtt", "labels.txt"];
-let player = null;
+let player = null, turn = 0;
 
 /** Show a run below the tabs; `actions` has submitted(job), edit(run, take, second) and gone(). */
 export async function showSong(name, model, actions, take = 1) {
-  const place = find("#song"), run = await ask(`/api/runs/${encodeURIComponent(name)}`);
-  player?.destroy();
-  player = null;
+  const place = find("#song"), own = ++turn;
+  place.inert = true;  // its buttons are of the run before
+  const run = await ask(`/api/runs/${encodeURIComponent(name)}`).finally(() => { place.inert = false; });
+  if (own !== turn) return;  // another run was opened in the meantime, or this one was deleted
+  close();
   const song = run.samples[take - 1], title = [song.artist, song.genre].filter(Boolean).join(", ") || run.verb;
   place.hidden = false;
   place.replaceChildren(
@@ -23,6 +25,15 @@ export async function showSong(name, model, actions, take = 1) {
   place.append(...(run.jobs.length ? [] : buttons(run, name, take, model, actions)), settings(run));
   find("#song-title").focus({preventScroll: true});
   place.scrollIntoView({block: "nearest"});
+}
+
+/** Hide the run, and cancel the requests of its audio and picture. */
+function close() {
+  turn += 1;
+  player?.destroy();
+  player = null;
+  find("#song .picture img")?.removeAttribute("src");
+  find("#song").hidden = true;
 }
 
 function takes(run, current, choose) {
@@ -118,11 +129,14 @@ function buttons(run, name, take, model, actions) {
   if (run.share === 1 && isSong && model.align && run.samples.some(each => each.lyrics)) button("Find when words are sung", submit(() => ({kind: "align", run: name})));
   button("Delete", guarded(async () => {
     if (!confirm("Delete this run and its audio?")) return;
-    await ask(`/api/runs/${encodeURIComponent(name)}`, {method: "DELETE"});
-    player?.destroy();
-    player = null;
-    find("#song").hidden = true;
-    actions.gone();
+    close();  // first: a picture or audio that is still requested would no longer be found
+    try {
+      await ask(`/api/runs/${encodeURIComponent(name)}`, {method: "DELETE"});
+    } catch (error) {
+      await showSong(name, model, actions, take);
+      throw error;
+    }
+    await actions.gone();
   }));
   const length = run.samples[take - 1].seconds;
   if (run.share < 1 || length == null) return [row];

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +63,26 @@ def test_of_a_folder_of_files_those_that_are_done_are_named(tiny_model, tmp_path
     monkeypatch.setattr(codec, "reconstruct_file", first_only)
     assert interrupted(words, capsys) == f"interrupted; the files that are done are kept in {tmp_path / 'out'}"
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]
+
+
+def test_an_interruption_that_a_library_suppresses_is_reported(tiny_model, tmp_path, capsys, monkeypatch):
+    def suppressed(*_: Any, **__: Any) -> int:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        return 1
+
+    write_wav(tmp_path / "a.wav", make_song(0, seconds=1.0).audio, tiny_model.sample_rate)
+    words = [
+        "codec",
+        "reconstruct",
+        str(tmp_path / "a.wav"),
+        "--model",
+        str(tiny_model.folder),
+        "--out",
+        str(tmp_path / "b.wav"),
+    ]
+    monkeypatch.setattr(codec, "reconstruct_file", suppressed)
+    assert interrupted(words, capsys) == "interrupted"
 
 
 def test_the_innermost_block_names_what_is_kept():

@@ -44,6 +44,10 @@ def server(model, tmp_path_factory) -> Iterator[tuple[str, Path]]:
         yield address, folder
 
 
+def _printed(line: Any) -> str:
+    return f"{line.text} ({line.location.get('url', '')})"
+
+
 class Opened:
     """A page of the server; what the console and the network had to report."""
 
@@ -52,7 +56,7 @@ class Opened:
             viewport={"width": width, "height": 900}, color_scheme=scheme, permissions=["microphone"]
         )
         self.page, self.wrong = self.context.new_page(), []
-        self.page.on("console", lambda line: self.wrong.append(line.text) if line.type in ("error", "warning") else None)
+        self.page.on("console", lambda line: self.wrong.append(_printed(line)) if line.type in ("error", "warning") else None)
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on(
             "request", lambda asked: None if asked.url.startswith((address, "blob:", "data:")) else self.wrong.append(asked.url)
