@@ -14,10 +14,11 @@ class Bar(ProgressBar):
         return super().update(n)
 
 
-def progress(total: float, what: str, unit: str = "it", done: float = 0, silent: bool = False) -> Bar:
+def progress(total: float, what: str, unit: str = "it", done: float = 0, silent: bool = False, limit: float = 0.0) -> Bar:
     """Return a progress bar with rate and time left. Without a terminal it prints a line every ten seconds.
 
     total: number of units in all
     done: number of finished units
+    limit: seconds after which the work ends although units are left (0: none)
     """
-    return Bar(total=total, initial=done, desc=what, unit=unit, dynamic_ncols=True, disable=silent)
+    return Bar(total=total, initial=done, desc=what, unit=unit, dynamic_ncols=True, disable=silent, limit=limit)

@@ -42,9 +42,12 @@ class Log:
 
     def __init__(
         self, folder: Path, name: str, steps: int, done: int = 0, wandb: str = "", writes: bool = True,
-        mean: Callable[[Tensor], Tensor] | None = None,
+        mean: Callable[[Tensor], Tensor] | None = None, limit: float = 0.0,
     ) -> None:  # fmt: skip
-        """Open the log. `writes` is True on the rank that writes. `mean` computes the mean of a tensor over all ranks."""
+        """Open the log. `writes` is True on the rank that writes. `mean` computes the mean of a tensor over all ranks.
+
+        `limit` is the time in seconds after which the training ends although steps are left (0: none).
+        """
         self.path, self.mean = folder / "log.jsonl", mean
         folder.mkdir(parents=True, exist_ok=True)
         if writes:
@@ -52,7 +55,7 @@ class Log:
         self.file = self.path.open("a") if writes else open(os.devnull, "w")  # noqa: SIM115
         self.waiting: list[tuple[int, dict[str, Tensor | float]]] = []
         self.wandb = start_wandb(wandb, folder, name) if wandb and writes else None
-        self.bar = progress(steps, name, unit="step", done=done, silent=not writes)
+        self.bar = progress(steps, name, unit="step", done=done, silent=not writes, limit=limit)
 
     def _cut(self, done: int) -> None:
         kept = [line for line in read_log(self.path) if line["step"] <= done]

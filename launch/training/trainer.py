@@ -147,7 +147,8 @@ class Trainer:
         beat("opening the data", self.done)
         self.task.open()
         started = time.monotonic() - self.seconds
-        log = Log(self.folder, name, steps, self.done, wandb, self.engine.rank == 0, mean)
+        left = self.limit - self.seconds if self.limit else 0.0
+        log = Log(self.folder, name, steps, self.done, wandb, self.engine.rank == 0, mean, left)
         self.engine.model.train()
         try:
             with Stop() as stop:

@@ -115,7 +115,7 @@ class DiffusionConfig(PriorConfig):
         segments = 2 * self.window / self.segment
         for layer in range(self.layers):
             share = 2 * self.merged(layer) / self.segment  # columns of the coarse path per frame
-            total += share * (14 * w * w + 2 * w * (segments + self.window / self.read_ratio)) + 2 * 3 * w * w
+            total += share * (14 * w * w + 2 * w * (segments + self.window / self.read_ratio)) + 2 * 3 * w * w + 2 * w * w
         return total
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:

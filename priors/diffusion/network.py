@@ -3,7 +3,8 @@ tokens.
 
     latents + angles -> segments -> blocks -> overlapping segments joined -> velocities
     block    coarse path: columns of a segment merged, a RoFormer along the segments, with attention to the tokens
-             fine path: a bidirectional SRU along the frames of a segment, scaled and shifted by angle, tokens and labels (FiLM)
+             fine path: a bidirectional SRU along the frames of a segment. Each frame is scaled and shifted by its angle, its
+             token and the labels (FiLM)
 
 Rotary positions are times in units of one token, for segments and for tokens. For classifier-free guidance a batch row may have
 no tokens. Its queries then attend to its own segments instead of the tokens.
@@ -83,13 +84,14 @@ class TokenEncoder(nn.Module):
 
 
 class Places:
-    """Positions of the segments and tokens of a window, in units of one token.
+    """Positions of the frames, segments and tokens of a window.
 
-    The window begins `offset` frames after the start of its first token.
+    Those of columns and tokens are in units of one token. The window begins `offset` frames after the start of its first token.
     """
 
     def __init__(self, config: DiffusionConfig, frames: int, tokens: int, offset: int, device: torch.device) -> None:
-        self.size, self.ratio, self.tokens = config.segment, config.read_ratio, tokens
+        self.size, self.ratio = config.segment, config.read_ratio
+        self.frames = torch.arange(frames, device=device) + offset
         self.starts = segment_starts(frames, config.segment, device) + offset
         self.of_tokens = torch.arange(tokens, device=device) + 0.5
 
@@ -99,12 +101,9 @@ class Places:
         middle = (torch.arange(merged, device=self.starts.device) + 0.5) * wide
         return (self.starts + middle[:, None]) / self.ratio
 
-    def shares(self) -> Float[Tensor, "s n"]:
-        """Return the share of each token in each segment. Outside the tokens a frame counts for the nearest token."""
-        frames = self.starts[:, None] + torch.arange(self.size, device=self.starts.device)
-        which = frames.div(self.ratio, rounding_mode="floor").clamp(0, self.tokens - 1)
-        shares = torch.zeros(len(which), self.tokens, device=which.device)
-        return shares.scatter_add_(1, which, torch.full(which.shape, 1 / self.size, device=which.device))
+    def tokens_of_frames(self) -> Int[Tensor, " t"]:
+        """Return the index of the token of each frame. Frames after the last token belong to it."""
+        return (self.frames.div(self.ratio, rounding_mode="floor")).clamp(max=len(self.of_tokens) - 1)
 
 
 class RoFormer(nn.Module):
@@ -171,7 +170,7 @@ class DualPathBlock(nn.Module):
         self.ln_0, self.ln_1 = Norm(width), Norm(width)
 
     def forward(
-        self, x: Float[Tensor, "b s k w"], conditions: Float[Tensor, "b s w"], encoded: Float[Tensor, "b n w"], places: Places,
+        self, x: Float[Tensor, "b s k w"], conditions: Float[Tensor, "b t w"], encoded: Float[Tensor, "b n w"], places: Places,
         alone: Bool[Tensor, " b"] | None,
     ) -> Float[Tensor, "b s k w"]:  # fmt: skip
         wide = x.shape[2] // self.merged
@@ -179,7 +178,8 @@ class DualPathBlock(nn.Module):
         coarse = self.coarse(columns, encoded, places, alone).transpose(1, 2).repeat_interleave(wide, dim=2)
         y = self.ln_0(x + coarse)
         fine = self.sru(y.flatten(0, 1)).view(y.shape)
-        scale, shift = self.film(conditions)[:, :, None].chunk(2, dim=-1)
+        # padding repeats the outermost frames, because an angle of 0 would mean that the padded frames are clean
+        scale, shift = to_segments(self.film(conditions), x.shape[2], edge=True).chunk(2, dim=-1)
         return self.ln_1(y + fine * (1 + scale) + shift)
 
 
@@ -204,11 +204,10 @@ class DualPathNetwork(nn.Module):
         places = Places(config, frames, tokens.shape[1], offset, z.device)
         angles, encoded = self.angles(angle.to(dtype)), self.tokens(tokens)
         x = to_segments(self.ln_0(self.into(z.to(dtype)) + angles), size)
-        pooled = places.shares().to(encoded) @ encoded  # (S, N) (B, N, W) -> (B, S, W)
+        of_frames = encoded[:, places.tokens_of_frames()]  # (B, N, W) -> (B, T, W)
         if alone is not None:
-            pooled = pooled.masked_fill(alone[:, None, None], 0.0)
-        # the padding repeats the outermost frames, because an angle of 0 would mean that the padded frames are clean
-        conditions = to_segments(angles, size, edge=True).mean(2) + pooled + labels
+            of_frames = of_frames.masked_fill(alone[:, None, None], 0.0)
+        conditions = angles + of_frames + labels
         for block in self.blocks:
             x = block(x, conditions, encoded, places, alone)
         return self.out(self.ln_1(from_segments(x, frames))).to(z.dtype)

@@ -31,3 +31,15 @@ def test_a_terminal_has_a_bar_on_one_line(monkeypatch: pytest.MonkeyPatch, capsy
         bar.update(2)
     error = capsys.readouterr().err
     assert "100%" in error and error.count("\n") == 1 and "\r" in error
+
+
+def test_work_with_a_limit_has_no_more_time_left_than_the_limit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.1)
+    for limit in (0.0, 60.0):
+        with progress.ProgressBar(total=1_000_000, desc="steps", limit=limit) as bar:
+            time.sleep(0.2)
+            bar.update()
+    without, limited = capsys.readouterr().err.splitlines()[::2]
+    assert re.search(r"\d+:\d\d:\d\d left", without) and re.search(r" 00:\d\d left", limited), (without, limited)

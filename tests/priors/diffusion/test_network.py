@@ -87,8 +87,9 @@ def test_segments_and_tokens_are_on_one_axis_of_time_also_where_a_window_begins_
     assert places.of_tokens.tolist() == [i + 0.5 for i in range(8)]
     assert places.columns(1)[0].tolist() == [0.0, 1, 2, 3, 4, 5, 6, 7, 8], "the middle of frames -4..4, 0..8 .. in tokens of 4"
     assert torch.equal(Places(CONFIG, 32, 9, 2, device).columns(2), places.columns(2) + 0.5)
-    assert places.shares()[1].tolist() == [0.5, 0.5, 0, 0, 0, 0, 0, 0] and torch.allclose(places.shares().sum(1), torch.ones(9))
-    assert Places(CONFIG, 32, 9, 2, device).shares()[1].tolist() == [0.25, 0.5, 0.25, 0, 0, 0, 0, 0, 0]
+    assert places.tokens_of_frames().tolist() == [i // 4 for i in range(32)]
+    assert Places(CONFIG, 32, 9, 2, device).tokens_of_frames().tolist() == [(i + 2) // 4 for i in range(32)]
+    assert Places(CONFIG, 32, 8, 2, device).tokens_of_frames().tolist() == [min((i + 2) // 4, 7) for i in range(32)]
 
 
 def test_attention_to_tokens_depends_on_distances_in_time_alone():
