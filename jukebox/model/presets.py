@@ -602,7 +602,7 @@ PRESETS["melody"] = replace(
     prior_recipes={
         TOKENS: _DEMO_TOKENS,
         "diffusion": Recipe(
-            steps=3000, batch=8, lr=1.5e-3, weight_decay=0.01, warmup=50, final_lr=0.05, ema=0.99, bf16=False, drop_labels=0.1,
+            steps=3000, batch=4, lr=1.5e-3, muon=4e-3, weight_decay=0.01, warmup=50, final_lr=0.05, ema=0.99, bf16=False, drop_labels=0.1,
             log_every=50, save_every=400, max_minutes=10.0,
         ),
     },

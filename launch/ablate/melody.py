@@ -11,6 +11,8 @@ held-out songs and are conditioned on the tokens of these songs.
     deviation     standard deviation of sampled latents over the standard deviation of true latents
     continuation  Frechet distance of the last chunks of a continuation over the distance of the first chunks; jumps between
                   chunks over jumps inside chunks
+
+All figures but the first of `following` are of the default guidance.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ from vqvae.spectral.config import TOKENS
 
 PRIOR = "diffusion"
 SECONDS, ROWS, CHUNKS = 12.0, 16, 8  # seconds of a held-out song; windows; chunks of a continuation
-STEPS, MOST, GUIDANCE = 5, (2, 5, 10, 20), 2.5
+STEPS, MOST = 5, (2, 5, 10, 20)
 
 
 class HeldOutWindows(NamedTuple):
@@ -171,7 +173,7 @@ def codec_figures(codec: Codec, held: HeldOut) -> Figures:
 def following_figures(prior: DiffusionPrior, codec: Codec, windows: HeldOutWindows) -> Figures:
     """Return the shares of windows that are nearest to the true window of their tokens, and mean mel distances in dB.
 
-    Windows are sampled from own tokens, from tokens of another window, and with guidance.
+    Windows are sampled from own tokens and from tokens of another window, without and with guidance.
     """
     true, tokens = mels(codec, windows.latents), windows.tokens
 
@@ -179,14 +181,11 @@ def following_figures(prior: DiffusionPrior, codec: Codec, windows: HeldOutWindo
         away = torch.cdist(mels(codec, sampled(prior, tokens, DiffusionParams(STEPS, guidance))), true, p=1) / true.shape[1]
         return (away.argmin(1) == torch.arange(len(true))).float().mean().item(), away.diagonal().mean().item()
 
-    (own, mel), (other, other_mel), (guided, guided_mel) = (
-        nearest(tokens, 1.0),
-        nearest(tokens.roll(1, 0), 1.0),
-        nearest(tokens, GUIDANCE),
-    )
-    return {
-        "own": own, "other": other, "guided": guided, "chance": 1 / len(true), "mel": mel, "other_mel": other_mel, "guided_mel": guided_mel,
-    }  # fmt: skip
+    found: Figures = {"chance": 1 / len(true)}
+    for prefix, guidance in (("", 1.0), ("guided_", DiffusionParams.token_guidance)):
+        for name, some in (("own", tokens), ("other", tokens.roll(1, 0))):
+            found[prefix + name], found[f"{prefix}{name}_mel"] = nearest(some, guidance)
+    return found
 
 
 def schedule_figures(prior: DiffusionPrior, windows: HeldOutWindows) -> Figures:
@@ -209,7 +208,7 @@ def continuation_figures(prior: DiffusionPrior, held: HeldOut) -> Figures:
     config = prior.config
     chunk = config.window // config.chunks
     whole = windows_of(held, prior, config.window + CHUNKS * chunk, ROWS)
-    made = continued(prior, whole.tokens, DiffusionParams(10))
+    made = continued(prior, whole.tokens, DiffusionParams())
 
     def chunks(latents: Tensor) -> Tensor:
         return features(prior, latents.unfold(1, chunk, chunk).mT.flatten(0, 1))  # (N, T, E) -> (N * M, chunk, E)
@@ -230,7 +229,10 @@ def jump_ratio(latents: Float[Tensor, "n t e"], chunk: int) -> float:
     return (jumps[:, between].mean() / jumps[:, ~between].mean()).item()
 
 
-_FOLLOWING = ("own", "other", "guided", "chance", "mel", "other_mel", "guided_mel")
+_FOLLOWING = (
+    "chance",
+    *(f"{kind}{name}{mel}" for kind in ("", "guided_") for name in ("own", "other") for mel in ("", "_mel")),
+)
 _ALL: Sequence[str] = tuple(f"{schedule}_{steps}" for steps in MOST for schedule in ("linear", "uniform"))
 EXPERIMENT = Experiment(
     train_and_measure,

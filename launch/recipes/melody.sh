@@ -10,7 +10,7 @@
 # Some 45 minutes on two cores by the sum of its parts, fixed seeds. Every step skips what is there: the same command goes on after an interruption.
 set -euo pipefail
 out=$1 evidence=${2:-}
-preset=${PRESET:-melody} songs=${SONGS:-64} seconds=${SECONDS_OF_SONGS:-24} seeds=${SEEDS:-3} steps=${STEPS:-300} held=${HELD_OUT:-8}
+preset=${PRESET:-melody} songs=${SONGS:-64} seconds=${SECONDS_OF_SONGS:-24} seeds=${SEEDS:-3} steps=${STEPS:-1000} held=${HELD_OUT:-8}
 music=${SECONDS_OF_MUSIC:-20} levels=${LEVELS:-demo}
 
 if [ ! -f "$out/corpus/songs.jsonl" ]; then
@@ -21,11 +21,11 @@ fi
 for part in spectral latent; do
   jukebox train "$part" "$out/data" --out "$out/model" --preset "$preset" --seed 0 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
 done
-jukebox train vqvae "$out/data" --out "$out/model" --preset "$levels" --seed 0 --max_minutes 1.5 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
+jukebox train vqvae "$out/data" --out "$out/model" --preset "$levels" --seed 0 --max_minutes 0.5 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
 jukebox encode "$out/data" "$out/model"
 jukebox train tokens "$out/data" --out "$out/model" --preset "$preset" --seed 0 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
-jukebox train prior "$out/data" --out "$out/model" --preset "$levels" --seed 0 --max_minutes 1.5 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
-jukebox train masked "$out/data" --out "$out/model" --preset "$levels" --seed 0 --max_minutes 3 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
+jukebox train prior "$out/data" --out "$out/model" --preset "$levels" --seed 0 --max_minutes 0.5 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
+jukebox train masked "$out/data" --out "$out/model" --preset "$levels" --seed 0 --max_minutes 1.5 ${CODEC_STEPS:+--steps "$CODEC_STEPS"}
 jukebox ablate melody "$out/data" "$out/model" --out "$out/ablation" --preset "$preset" --seeds "$seeds" --steps "$steps" --songs "$held"
 trained="$out/ablation/units/multi_0/model"
 if [ ! -d "$out/run" ]; then

@@ -21,8 +21,8 @@ class DiffusionParams:
     schedule: steps of the angle: linear, the largest first, or uniform
     """
 
-    steps: int = 10
-    token_guidance: float = 1.0
+    steps: int = 20
+    token_guidance: float = 2.5
     schedule: Literal["linear", "uniform"] = "linear"
 
 
@@ -120,8 +120,8 @@ class DiffusionConfig(PriorConfig):
 
     def decoding_cost(self, job: DecodingJob) -> DecodingCost:
         """Return the cost of decoding. A step is one pass, limited by multiplications. Guidance doubles the batch rows."""
-        item, steps = BYTES[job.dtype][1], int(job.params.get("steps", 10))
-        rows = job.rows * (1 if job.params.get("token_guidance", 1.0) == 1.0 else 2)
+        item, steps = BYTES[job.dtype][1], int(job.params.get("steps", DiffusionParams.steps))
+        rows = job.rows * (1 if job.params.get("token_guidance", DiffusionParams.token_guidance) == 1.0 else 2)
         frames = max((end - start for start, _, end in job.windows), default=0)
         parts = {
             "weights": item * self.parameters().all, "cache": 0,

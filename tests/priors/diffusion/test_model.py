@@ -84,7 +84,7 @@ def test_an_exact_velocity_is_sampled_to_the_clean_latents(schedule, steps):
     model = prior()
     clean = 0.1 * torch.randn(ROWS, 32, 3)
     model.network = Exact(model.normalised(clean), noise().at("latent", 0, 32, 3))  # type: ignore[assignment]
-    assert torch.allclose(sampled(model, known(NONE), DiffusionParams(steps, schedule=schedule)), clean, atol=1e-5)
+    assert torch.allclose(sampled(model, known(NONE), DiffusionParams(steps, 1.0, schedule)), clean, atol=1e-5)
 
 
 def test_known_frames_are_bit_exact_in_any_place_and_the_others_are_in_the_range():
@@ -132,7 +132,7 @@ def test_there_is_a_pass_for_each_step_and_guidance_widens_it():
     calls: list[int] = []
     model = prior()
     model.network.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
-    sampled(model, known(NONE), DiffusionParams(5))
+    sampled(model, known(NONE), DiffusionParams(5, 1.0))
     sampled(model, known(NONE), DiffusionParams(3, 2.0))
     assert calls == [ROWS] * 5 + [2 * ROWS] * 3
 
@@ -220,7 +220,8 @@ def test_the_memory_is_the_context_and_windows_overlap_by_it():
 
 def test_the_cost_of_decoding_is_a_pass_per_step_and_window():
     def cost(windows: list[tuple[int, int, int]], **params: float) -> Any:
-        return CONFIG.decoding_cost(DecodingJob("latent", "float32", 3, 1, 3, 1, windows, params))
+        job = DecodingJob("latent", "float32", 3, 1, 3, 1, windows, {"token_guidance": 1.0} | params)
+        return CONFIG.decoding_cost(job)
 
     three = [(0, 0, 32), (16, 32, 48), (32, 48, 64)]
     assert cost(three, steps=5).steps == 15 and cost(three[:1], steps=10).steps == 10 and cost([], steps=10).steps == 0
