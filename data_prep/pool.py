@@ -32,6 +32,11 @@ PULSE = 1.0  # seconds between two heartbeats of a worker
 FIRST_WORD = 3.0  # seconds by which the other ranks wait before they print an error, so that rank 0 prints it first
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may use; a cluster's job may have fewer than its host."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 class WorkerCrashed(RuntimeError):
     """The worker process of an item died (segmentation fault, out of memory, killed), or was killed because it was stalled."""
 
@@ -130,7 +135,7 @@ def _local(function: Callable, items: Sequence, workers: int, on_crash: Callable
     """Keep `workers` processes busy, each with its own thread; at most 16 items per process are ahead of the reader."""
     if not items:
         return
-    count = min(len(items), workers or min(8, os.cpu_count() or 1))
+    count = min(len(items), workers or min(8, usable_cores()))
     everyone = [_Worker(pickle.dumps(function), stall) for _ in range(count)]
     free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     for worker in everyone:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from data_prep.errors import UserError
 from data_prep.files import file_hash, named_in_utf_8, stand_in
 from data_prep.labels import Labels
+from data_prep.pool import usable_cores
 from jukebox.model.routes import Route, Routes, assumed_routes, derive_routes
 from priors.registry import PRIOR_CONFIGS
 from priors.spec import PriorConfig
@@ -379,8 +380,7 @@ def threads_for(width: int, asked: int) -> int:
 
     A wide prior gets all cores. Other priors get one thread, because their steps are too short to divide.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return asked or (1 if width < 512 else int(os.environ.get("OMP_NUM_THREADS") or cores))
+    return asked or (1 if width < 512 else int(os.environ.get("OMP_NUM_THREADS") or usable_cores()))
 
 
 def check_weights(request: Mapping[str, Any], info: ModelInfo) -> None:

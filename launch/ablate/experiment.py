@@ -26,6 +26,7 @@ import torch
 
 from data_prep.errors import keeping
 from data_prep.files import file_hash, write_json
+from data_prep.pool import usable_cores
 from jukebox.evaluation.metrics import table
 from jukebox.model.folder import CODEC, ModelFolder
 from jukebox.model.recipe import Recipe
@@ -245,7 +246,7 @@ def _shown(figure: Figures, digits: int) -> str:
 def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> list[Figures]:
     """Measure all units in `processes` processes (0: one per core) and return their figures. Units must be picklable."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # spawned processes inherit it
-    afresh, count = multiprocessing.get_context("spawn"), processes or os.cpu_count() or 1
+    afresh, count = multiprocessing.get_context("spawn"), processes or usable_cores()
     kept, done = "measured units are kept: the same command goes on", []
     with (
         keeping(kept, lambda: done),

@@ -30,6 +30,7 @@ from pathlib import Path
 
 from data_prep.errors import UserError
 from data_prep.files import write_json
+from data_prep.pool import usable_cores
 from launch.cluster.heartbeat import VARIABLE
 from launch.cluster.ranks import rank_and_ranks
 
@@ -76,7 +77,7 @@ class MeetingPlace:
             "MASTER_ADDR": address,
             "MASTER_PORT": port,
             # the ranks of a host divide its cores, unless the user sets the variable
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", max(1, (os.cpu_count() or 1) // len(here))),
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", max(1, usable_cores() // len(here))),
         }
         if len(names) > 1 and (interface := interface_to(names[1] if names[0] == host else address)):
             # without these variables gloo uses the address of the host name, which is 127.0.1.1 on many machines

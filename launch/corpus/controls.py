@@ -6,7 +6,6 @@ Songs are measured once. `controls.json` stores the tempo (0 without clear beats
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from jaxtyping import Float
 from data_prep.beats import find_beats, find_onsets
 from data_prep.files import write_json
 from data_prep.manifest import SongRow, audio_path
+from data_prep.pool import usable_cores
 from launch.cli.progress import progress
 from launch.corpus.pcm import in_order
 
@@ -39,7 +39,7 @@ def measured_controls(data: Path, rows: Sequence[SongRow], cache: Path | None = 
         if missing := [row for row in rows if row.hash not in known]:
             bar = progress(round(sum(row.seconds for row in missing)), "tempo and onsets", unit="s")
             with bar:
-                for row, found in zip(missing, in_order(measure, missing, threads=min(8, os.cpu_count() or 1))):
+                for row, found in zip(missing, in_order(measure, missing, threads=min(8, usable_cores()))):
                     known[row.hash] = found
                     bar.update(round(row.seconds))
             write_json(path, known)

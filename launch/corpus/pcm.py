@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from data_prep.audio.audio import read
 from data_prep.errors import UserError
 from data_prep.files import write_json
 from data_prep.manifest import SongRow, audio_path
+from data_prep.pool import usable_cores
 from launch.cli.progress import progress
 
 
@@ -100,7 +100,7 @@ def _decode(data: Path, rows: Sequence[SongRow], sample_rate: int, channels: int
     lengths = []
     bar = progress(round(sum(row.seconds for row in rows)), "reading songs", unit="s")
     with path.open("wb") as file, bar:
-        for row, piece in zip(rows, in_order(samples, rows, threads=min(8, os.cpu_count() or 1))):
+        for row, piece in zip(rows, in_order(samples, rows, threads=min(8, usable_cores()))):
             lengths.append(len(piece))
             file.write(piece.tobytes())
             bar.update(round(row.seconds))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from data_prep.errors import UserError
+from data_prep.pool import usable_cores
 from jukebox.model.folder import ModelFolder
 from jukebox.model.info import ModelInfo
 from jukebox.model.presets import find
@@ -69,7 +69,7 @@ def make_plan(name: str, hours: float, device: str) -> LearnPlan:
 
 def plan_lines(plan: LearnPlan, songs: int, music: float, hours: float) -> list[str]:
     """Return one line per stage, with its work and its approximate time."""
-    preset, cores = find(plan.preset), os.cpu_count() or 1
+    preset, cores = find(plan.preset), usable_cores()
     codec, prior = preset.codec, preset.priors[TOKENS]
     weights = [codec.parameter_count(TOKENS) / 1e6, prior.parameters().all / 1e6]
     stages = {

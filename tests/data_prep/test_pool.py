@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.errors import BadAudio
-from data_prep.pool import WorkerCrashed, map_songs
+from data_prep.pool import WorkerCrashed, map_songs, usable_cores
 
 
 @settings(max_examples=8, deadline=None)
@@ -80,3 +80,14 @@ def test_bad_audio_travels_between_processes() -> None:
     with pytest.raises(BadAudio) as caught:
         list(map_songs(eval, [item]))
     assert (caught.value.path, caught.value.reason, caught.value.detail) == ("a.mp3", "silent", "why")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_only_cores_that_the_process_may_use_are_counted() -> None:
+    allowed = os.sched_getaffinity(0)
+    assert usable_cores() == len(allowed)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
