@@ -208,7 +208,7 @@ def continuation_figures(prior: DiffusionPrior, held: HeldOut) -> Figures:
     config = prior.config
     chunk = config.window // config.chunks
     whole = windows_of(held, prior, config.window + CHUNKS * chunk, ROWS)
-    made = continued(prior, whole.tokens, DiffusionParams())
+    made = continued(prior, whole.tokens, DiffusionParams(10))
 
     def chunks(latents: Tensor) -> Tensor:
         return features(prior, latents.unfold(1, chunk, chunk).mT.flatten(0, 1))  # (N, T, E) -> (N * M, chunk, E)

@@ -192,6 +192,7 @@ class DualPathNetwork(nn.Module):
         self.angles = AngleEncoder(config.angle_width, width)
         self.tokens = TokenEncoder(config)
         self.into, self.out = nn.Linear(config.latent, width), nn.Linear(width, config.latent)
+        nn.init.normal_(self.into.weight)  # latents are added to the vector of the angle, which has deviation 1
         self.ln_0, self.ln_1 = Norm(width), Norm(width)
         self.blocks = nn.ModuleList(DualPathBlock(config, layer) for layer in range(config.layers))
 
