@@ -372,7 +372,7 @@ _SPECTRAL_CODEC = Recipe(
 
 # The floor is low, because in real music 41 % of the bins from 2 to 5 kHz lie below .2.
 # Quantisation starts late, because with an early start the latents collapse to two or three dimensions.
-_RECORDINGS = SpectralConfig(books=8, floor=0.03, gain=True)
+_RECORDINGS = SpectralConfig(books=8, floor=0.03, gain=True, n_fft=2048, hop_fft=512, stride=2)
 _RECORDINGS_CODEC = replace(_DEMO_SPECTRAL_CODEC, steps=4500, delay_quantiser=0.4, max_minutes=18.0)
 _RECORDINGS_TOKENS = replace(_DEMO_TOKENS, steps=2600, song_starts=0.1, drop_labels=0.1, max_minutes=34.0)
 
@@ -471,7 +471,7 @@ PRESETS: dict[str, Preset] = {
     "recordings": _recordings(_RECORDINGS, width=256, depth=4),
     "recordings_large": _recordings(replace(_RECORDINGS, width=384), width=384, depth=6, times=8.0),
     "recordings_44k": _recordings(
-        replace(_RECORDINGS, sample_rate=44100, channels=2, n_fft=1024, hop_fft=256), width=256, depth=4, times=2.0
+        replace(_RECORDINGS, sample_rate=44100, channels=2, n_fft=4096, hop_fft=1024), width=256, depth=4, times=2.0
     ),
     "shipped": Preset(
         _SHIPPED, {TOKENS: replace(_DEMO_SPECTRAL_CODEC, steps=10_000, max_minutes=30.0)},
