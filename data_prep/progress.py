@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 from tqdm import tqdm
@@ -29,7 +30,7 @@ class ProgressBar(tqdm):
         super().__init__(*args, **options)
 
     @property
-    def format_dict(self) -> dict[str, Any]:
+    def format_dict(self) -> MutableMapping[str, Any]:
         """tqdm's values of the line; with a limit also the time left."""
         found = super().format_dict
         if self.limit and found["elapsed"]:

@@ -228,7 +228,8 @@ TABLES = (
     Table(ROUTES, "Latent diffusion", "measured", 12, "", {
         "M4: windows nearest to the song of their tokens, 5 steps; with other tokens; by chance":
             "; ".join(f"melody: multi-chunk: nearest to the song of their tokens: {name}.mean" for name in ("own", "other", "chance")),
-        "M4: the same with guidance 2.5": "melody: multi-chunk: nearest to the song of their tokens: guided.mean",
+        "M4: the same with guidance 2.5; with other tokens":
+            "; ".join(f"melody: multi-chunk: nearest to the song of their tokens: guided {name}.mean" for name in ("own", "other")),
         "M5: Frechet distance of the linear schedule over the uniform one, 2 steps":
             "melody: multi-chunk: Frechet distance of windows: ratio 2.mean",
         "The same, 5 steps": "melody: multi-chunk: Frechet distance of windows: ratio 5.mean",
@@ -268,7 +269,8 @@ TABLES = (
         "Its songs are music with a beat":
             "songs: song.frechet; songs: held-out songs.frechet; songs: noise of the same spectrum.frechet; songs: song.tempo",
         "Few steps of diffusion suffice": "melody: multi-chunk: Frechet distance of windows: five to twenty.mean",
-        "Latents follow their tokens": "melody: multi-chunk: nearest to the song of their tokens: own.mean",
+        "Latents follow their tokens":
+            "; ".join(f"melody: multi-chunk: nearest to the song of their tokens: guided {name}.mean" for name in ("own", "other")),
         "A WaveNet uses its receptive field, then loses the thread":
             "wavenet: W4, period 193 of 16 symbols: bits, receptive field ratio.mean; "
             "wavenet: thread: pitch in the first 50 ms: made.mean; wavenet: thread: pitch after a note's length: made.mean",
