@@ -133,7 +133,7 @@ COLUMNS = {
     **{"music per second, 30 s": "{}.short", "music per second, 240 s": "{}.long", "240 s over 30 s": "{}.time_ratio"},
     **{"longest wait, s": "{}.longest_wait", "memory, ten minutes over one": "{}.memory_ratio"},
     **{"three levels": "{}.levels_music_seconds_per_second", "times faster": "{}.times_faster"},
-    **{"with changes": "{}.with", "same seed without": "{}.without", "onsets/s": "{}.onsets", "genre": "{}.genre"},
+    **{"with changes": "{}.with", "same seed without": "{}.without", "onsets/s": "{}.onsets", "chroma change": "{}.chroma_change", "genre": "{}.genre"},
     **{"figure": "{}", "measured": "{}", "met": "", "command": "", "machine": "", "date": ""},
 }
 
@@ -248,7 +248,7 @@ TABLES = (
             "melody: multi-chunk: mel distance of reconstructions: other ratio.mean",
         "M8: last chunk, trained with one angle over trained with chunks": "melody: last chunk, one angle over multi-chunk.mean",
     }),
-    Table(ROUTES, "Latent diffusion", "passes", 5, "compare"),
+    Table(ROUTES, "Latent diffusion", "passes", 6, "compare"),
     Table(ROUTES, "Which route for what", "passes", 8, "render"),
     Table("docs/wavenet.md", "Measured", "cached", 3, "bench wavenet", {"8 x 64": "8", "20 x 64": "20", "30 x 128": "30"}),
     Table(ROUTES, "The bottleneck", "perplexity of 256", 4, "bottleneck", {"argmax without diversity loss": "argmax without diversity"}),

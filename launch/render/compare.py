@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder
     from launch.render.renderers import TokenSource
 
+SOUND = ("onsets", "peakiness", "chroma_change")  # statistics of `sound_statistics`
+CONTROL = "noise of the same spectrum"
+
 
 @shared_flags
 def compare(
@@ -27,7 +30,8 @@ def compare(
     """Render the same tokens by each renderer of a model: its phase decoder, Griffin-Lim, diffusion, and its other codecs.
 
     Other codecs re-encode the audio of the phase decoder. Distances are from the recording. For tokens of a run they are from
-    the audio of the phase decoder. `compare.json` has the table.
+    the audio of the phase decoder. The control is noise with the spectrum of that. `compare.json` has the table, also with
+    onsets per second, peakiness and change of pitch classes.
 
     model: the model folder
     source: a recording, or a run folder with tokens
@@ -42,6 +46,7 @@ def compare(
     import torch
 
     from jukebox.evaluation.metrics import table
+    from jukebox.evaluation.sound import coloured_noise
     from jukebox.model.folder import ModelFolder
     from launch.render.renderers import names_of, renderers
 
@@ -55,10 +60,14 @@ def compare(
             row, audio = render(name, ways[name], true, folder / file, opened.sample_rate)
             rows.append(row)
             true = audio if true is None else true
+    assert true is not None
+    rows.append({"renderer": CONTROL, **figures(true, torch.as_tensor(coloured_noise(true.numpy(), seed)), opened.sample_rate)})
     write_json(folder / "compare.json", {"source": source, **asdict(params), "seed": seed, "rows": rows})
-    columns = {"renderer": "renderer", "mel": "mel, dB", "frechet": "Frechet", "passes": "passes", "decoder_passes": "of the decoder",
-               "seconds": "seconds", "music_seconds_per_second": "music s/s"}  # fmt: skip
-    print(table([list(columns.values()), *[[row[key] for key in columns] for row in rows]]))
+    columns = {
+        "renderer": "renderer", "mel": "mel, dB", "frechet": "Frechet", **{name: name for name in SOUND}, "passes": "passes",
+        "decoder_passes": "of the decoder", "seconds": "seconds", "music_seconds_per_second": "music s/s",
+    }  # fmt: skip
+    print(table([list(columns.values()), *[[row.get(key) for key in columns] for row in rows]]))
     print(f"\nwritten to {folder}")
     return rows
 
@@ -80,9 +89,17 @@ def render(name: str, way: Any, true: Tensor | None, path: Path, rate: int) -> t
     path.parent.mkdir(parents=True, exist_ok=True)
     write_wav(path, audio.numpy(), rate)
     return {
-        "renderer": name, "file": path.name, **distances(audio if true is None else true, audio, rate), "passes": passes.priors,
+        "renderer": name, "file": path.name, **figures(audio if true is None else true, audio, rate), "passes": passes.priors,
         "decoder_passes": passes.decoders, "seconds": took, "music_seconds_per_second": audio.shape[-1] / rate / took,
     }, audio  # fmt: skip
+
+
+def figures(true: Tensor, made: Tensor, rate: int) -> dict[str, float | None]:
+    """Return distances, and statistics of the rendered audio."""
+    from jukebox.evaluation.metrics import sound_statistics
+
+    statistics = sound_statistics(made, rate)
+    return {**distances(true, made, rate), **{name: getattr(statistics, name) for name in SOUND}}
 
 
 def distances(true: Tensor, made: Tensor, rate: int) -> Mapping[str, float | None]:

@@ -160,4 +160,5 @@ def test_latent_diffusion_becomes_tables_of_figures_beside_controls(recipe_envir
         "diffusion",
         "latent after encoding",
         "vq.0 after encoding",
+        "noise of the same spectrum",
     ]

@@ -40,7 +40,9 @@ def test_a_recording_is_rendered_by_all_that_the_model_can(model, song, tmp_path
     words = ["compare", str(model.folder), str(song), "--out", str(tmp_path / "out"), "--steps", "3", "--threads", "1"]
     assert main(words) == 0
     rows = {row["renderer"]: row for row in json.loads((tmp_path / "out" / "compare.json").read_text())["rows"]}
+    noise = rows.pop("noise of the same spectrum")
     assert list(rows) == ["phases learned", "phases griffin_lim", "diffusion", "vq.0 after encoding", "latent after encoding"]
+    assert noise["mel"] > 0 and all({"onsets", "peakiness", "chroma_change"} < set(row) for row in (noise, *rows.values()))
     lengths = {name: len(soundfile.read(tmp_path / "out" / row["file"])[0]) for name, row in rows.items()}
     assert len(set(lengths.values())) == 1 and all(row["mel"] > 0 and row["frechet"] >= 0 for row in rows.values())
     windows = 1 + -(-(lengths["diffusion"] // 64 - 64) // 32)
