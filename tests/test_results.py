@@ -133,7 +133,8 @@ COLUMNS = {
     **{"music per second, 30 s": "{}.short", "music per second, 240 s": "{}.long", "240 s over 30 s": "{}.time_ratio"},
     **{"longest wait, s": "{}.longest_wait", "memory, ten minutes over one": "{}.memory_ratio"},
     **{"three levels": "{}.levels_music_seconds_per_second", "times faster": "{}.times_faster"},
-    **{"with changes": "{}.with", "same seed without": "{}.without", "onsets/s": "{}.onsets", "chroma change": "{}.chroma_change", "genre": "{}.genre"},
+    **{"with changes": "{}.with", "same seed without": "{}.without", "genre": "{}.genre"},
+    **{"onsets/s": "{}.onsets", "chroma change": "{}.chroma_change"},
     **{"figure": "{}", "measured": "{}", "met": "", "command": "", "machine": "", "date": ""},
 }
 
