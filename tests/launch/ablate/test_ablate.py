@@ -224,7 +224,8 @@ def test_a_path_may_have_a_name_with_a_decimal_fraction():
 def test_a_signal_to_the_parent_alone_ends_the_workers(number):
     """A unit of a minute is cut short; without that the parent waits for it."""
     code = (
-        "import time; from functools import partial; from launch.ablate.experiment import run_in_processes as run; "
+        "import signal, time; from functools import partial; from launch.ablate.experiment import run_in_processes as run; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler); "  # a job in the background of a shell ignores it
         "print('begun', flush=True); run([partial(time.sleep, 60)] * 2, 2)"
     )
     words = {
