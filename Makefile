@@ -46,7 +46,7 @@ evidence-musika: install
 evidence-wavenet: install
 	launch/recipes/wavenet.sh wavenet docs/evidence
 
-# Latent diffusion on synthetic songs: three seeds, two ways of training, each figure beside its control. 46 to 54 minutes on two cores by the sum of its parts,
+# Latent diffusion on synthetic songs: three seeds, two ways of training, each figure beside its control. Some 55 minutes on two cores by the sum of its parts,
 # resumable.
 evidence-melody: install
 	launch/recipes/melody.sh melody docs/evidence

@@ -12,7 +12,7 @@ held-out songs and are conditioned on the tokens of these songs.
     continuation  Frechet distance of the last chunks of a continuation over the distance of the first chunks; jumps between
                   chunks over jumps inside chunks
 
-All figures but the first of `following` are of the default guidance.
+Windows are sampled with the default guidance, those of `following` also without.
 """
 
 from __future__ import annotations

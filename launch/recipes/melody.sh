@@ -7,7 +7,7 @@
 #
 #   OUT       where songs, data, models and music go      EVIDENCE    folder for the tables (docs/evidence)
 #
-# 46 to 54 minutes on two cores by the sum of its parts, fixed seeds. Every step skips what is there: the same command goes on after an interruption.
+# Some 55 minutes on two cores by the sum of its parts, fixed seeds. Every step skips what is there: the same command goes on after an interruption.
 set -euo pipefail
 out=$1 evidence=${2:-}
 preset=${PRESET:-melody} songs=${SONGS:-64} seconds=${SECONDS_OF_SONGS:-24} seeds=${SEEDS:-3} steps=${STEPS:-1000} held=${HELD_OUT:-8}
