@@ -128,7 +128,7 @@ def configuration() -> str:
 
     parts = [
         "# Configuration\n",
-        "Presets (`--preset`) are in `jukebox/model/presets.py`; flags of `jukebox train` change a recipe.\n",
+        "Presets (`--preset`) are in `jukebox/model/presets/`; flags of `jukebox train` change a recipe.\n",
     ]
     parts.append("| preset | part | steps | batch | learning rate | schedule |\n|---|---|---|---|---|---|")
     for name, preset in PRESETS.items():

@@ -25,7 +25,8 @@ from jukebox.evaluation.fidelity import fidelity_figures, silence_level
 from jukebox.evaluation.held_out import read_wave, split_rows
 from jukebox.evaluation.metrics import band_energy_db, codebook_use, mel_distance, spectral_convergence, to_db
 from jukebox.model.folder import ModelFolder
-from jukebox.model.presets import FOR_RECORDINGS, RECORDINGS_GAIN_DB, find
+from jukebox.model.presets import find
+from jukebox.model.presets.demo import FOR_RECORDINGS, RECORDINGS_GAIN_DB
 from jukebox.model.recipe import Recipe
 from launch.ablate.experiment import Arm, Comparison, Experiment, Figures, Unit
 from launch.corpus.pcm import open_pcm

@@ -118,11 +118,11 @@ class Learning:
         if not any(piece.seconds >= window for piece in music.pieces if piece.split != "test"):
             raise UserError(f"no song for training is as long as a window of the prior, {window:.1f} s; give longer ones")
         print("\n".join(music.notes) or "all songs are used")
-        if not music_of.is_data(self.given["music"]):
+        if not (prepared := music_of.is_data(self.given["music"])):
             music_of.write_table(music.pieces, self.data / "songs.jsonl")
         plan = make_plan(name, hours, self.device[1])
         self._record(plan=vars(plan))
-        print("\n".join(plan_lines(plan, len(music.pieces), sum(piece.seconds for piece in music.pieces), hours)))
+        print("\n".join(plan_lines(plan, len(music.pieces), sum(piece.seconds for piece in music.pieces), hours, prepared)))
         return plan
 
     def _record(self, **values: Any) -> None:

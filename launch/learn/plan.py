@@ -67,13 +67,14 @@ def make_plan(name: str, hours: float, device: str) -> LearnPlan:
     return LearnPlan(name, *found)
 
 
-def plan_lines(plan: LearnPlan, songs: int, music: float, hours: float) -> list[str]:
-    """Return one line per stage, with its work and its approximate time."""
+def plan_lines(plan: LearnPlan, songs: int, music: float, hours: float, prepared: bool) -> list[str]:
+    """Return one line per stage, with its work and its approximate time; music of a data folder is `prepared`."""
     preset, cores = find(plan.preset), usable_cores()
     codec, prior = preset.codec, preset.priors[TOKENS]
     weights = [codec.parameter_count(TOKENS) / 1e6, prior.parameters().all / 1e6]
+    first = {f"prepare   {songs} songs, {music / 3600:.3g} h of music": music / FAST["prepare"] / cores}
     stages = {
-        f"prepare   {songs} songs, {music / 3600:.3g} h of music": music / FAST["prepare"] / cores,
+        **({} if prepared else first),
         f"codec     {weights[0]:.1f} million weights, up to {plan.codec_steps:,} steps": 60 * plan.codec_minutes,
         f"encode    {codec.spec.stream(TOKENS).books} codes a frame": music / FAST["encode"] / cores,
         f"prior     {weights[1]:.1f} million weights, up to {plan.prior_steps:,} steps": 60 * plan.prior_minutes,

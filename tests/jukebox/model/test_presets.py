@@ -85,6 +85,6 @@ def test_the_published_codec_is_the_one_that_stands_in_its_configuration():
 
 
 def test_an_unknown_preset_names_those_there_are():
-    names = "demo, small, test, spectral, test_spectral, recordings_small, recordings, recordings_large, recordings_44k, shipped, vqvae"
+    names = "demo, recordings_levels, small, vqvae, small_vqvae, spectral, recordings_small, recordings, recordings_large, recordings_44k"
     with pytest.raises(UserError, match=f"no preset 'huge'; choose one of {names}"):
         find("huge")
