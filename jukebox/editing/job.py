@@ -39,7 +39,8 @@ from jukebox.params import EditOptions
 from jukebox.report.spectrograms import write_page
 from jukebox.runs.params import check_values
 from jukebox.runs.request import RunSettings, StartPoint, check_size, dtype_of, new_request
-from jukebox.runs.run import KNOWN, REQUEST, Run, saving
+from jukebox.runs.run import KNOWN, Run, saving
+from jukebox.runs.run_file import REQUEST
 from jukebox.runs.windows import mask_windows
 from jukebox.sampling.layout import MARGIN, Layout, after_recording, before_recording, render
 from jukebox.sampling.output_checks import OutputCheck

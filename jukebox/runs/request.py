@@ -30,7 +30,8 @@ from jukebox.model.routes import Route
 from jukebox.params import MachineOptions, SamplingOptions, SamplingParams
 from jukebox.runs.batches import first_batches
 from jukebox.runs.params import Params, params_by_level
-from jukebox.runs.run import LOWER, MOST_SECONDS, VERSION, Run, machine, versions
+from jukebox.runs.run import Run
+from jukebox.runs.run_file import LOWER, MOST_SECONDS, VERSION, machine, versions
 from jukebox.runs.sources import find_sources, length_of, read_codes
 from jukebox.runs.windows import plan_windows
 from jukebox.song import Song

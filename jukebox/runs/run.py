@@ -8,9 +8,6 @@
     prompt.flac                   continuations and edits only: samples of the recording (prompt.wav for floats)
     audio/ images/ index.html
 
-A path in run.json is relative to the folder if both share a parent folder other than the root. A run of version 2 is read as a
-run of version 3.
-
 run.json is written first, before heavy imports, so this module imports nothing heavy. Codes are on disk before their progress
 line. Frames after the last progress line are cut off on resume. Every sample has separate files, so that several processes can
 share a run. Each process holds a lock on its samples, which the system releases when the process ends or is killed. A lock also
@@ -24,13 +21,11 @@ import itertools
 import json
 import math
 import os
-import platform
 import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from importlib import metadata
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,34 +34,12 @@ from filelock import FileLock, Timeout
 from jaxtyping import Bool, Shaped
 
 from data_prep.errors import UserError, keeping
-from data_prep.files import check_archive, write_json
+from data_prep.files import check_archive
+from jukebox.runs.run_file import REQUEST, asked_fields, damaged, read_request, write_request
 from jukebox.runs.windows import Segment, WindowPlanner
 from vqvae.streams import Stream, frame_count
 
-VERSION = 3
-MOST_SECONDS = 1e9  # longest song in seconds: its samples are counted in 64 bits
-REQUEST, PROGRESS, KNOWN = "run.json", "progress.jsonl", "known.npz"
-NEEDED = ("verb", "model", "seed", "seconds", "total_seconds", "sample_rate", "hops", "levels", "hop_fractions", "params", "samples",
-          "batches", "cuts", "given", "sources", "machine", "versions", "route", "priors")  # fmt: skip
-LOWER = {"autoregressive": "jukebox", "masked": "masked"}  # words of version 2 for routes
-# fields of version 2 parameters that masked and autoregressive priors have
-OF_MASKED = ("temperature", "top_k", "top_p", "passes", "noise")
-OF_AUTOREGRESSIVE = ("temperature", "top_k", "top_p", "guidance", "published")
-
-
-def machine(threads: int) -> dict:
-    """Return the properties of the machine on which bit-equal codes depend."""
-    processor = platform.processor() or platform.machine()
-    return {"system": platform.platform(), "processor": processor, "threads": threads}
-
-
-def versions() -> dict:
-    """Return the versions of Python and of the installed packages among torch, numpy and this package."""
-    found = {"python": platform.python_version()}
-    for name in ("torch", "numpy", "jukebox-music"):
-        with suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+PROGRESS, KNOWN = "progress.jsonl", "known.npz"
 
 
 class Run:
@@ -94,9 +67,9 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):
                 if not (folder / REQUEST).exists():
-                    _write_request(folder, request)
+                    write_request(folder, request)
                     return cls(folder, request, [])
-        if not (join and _asked(read_request(folder / REQUEST)) == _asked(request)):
+        if not (join and asked_fields(read_request(folder / REQUEST)) == asked_fields(request)):
             raise UserError(f"{folder} already holds a run; go on with it by `jukebox resume {folder}`, or name another --out")
         return cls.open(folder)
 
@@ -116,16 +89,16 @@ class Run:
             for sample, crc in zip(line["samples"], line["crc32"], strict=True):
                 self._ends[line["level"], sample] = line["codes_total"], crc
         except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(self.folder / PROGRESS, f"a line without {error}") from error
+            raise damaged(self.folder / PROGRESS, f"a line without {error}") from error
 
     def _check(self, level: int, sample: int) -> None:
         path, (count, crc) = self.codes_path(level, sample), self._ends[level, sample]
         size = self.frame_bytes(level)
         data = path.read_bytes()[: size * count] if path.is_file() else b""
         if len(data) < size * count:
-            raise _damaged(path, f"it is shorter than {PROGRESS} specifies, {len(data) // size} of {count} frames")
+            raise damaged(path, f"it is shorter than {PROGRESS} specifies, {len(data) // size} of {count} frames")
         if zlib.crc32(data) != crc:
-            raise _damaged(path, "it does not match its checksum")
+            raise damaged(path, "it does not match its checksum")
 
     # ---- writing
 
@@ -145,7 +118,7 @@ class Run:
             self.__init__(self.folder, read_request(self.folder / REQUEST), _read_progress(self.folder / PROGRESS))
             for level, sample in itertools.product(range(len(self.request["hops"])), samples):
                 if (path := self.codes_path(level, sample)).is_symlink():
-                    raise _damaged(path, "it is a link to a file elsewhere")
+                    raise damaged(path, "it is a link to a file elsewhere")
                 if path.is_file():
                     os.truncate(path, self.frame_bytes(level) * self.count(level, [sample]))
             yield
@@ -154,7 +127,7 @@ class Run:
         """Change fields of the request, first on disk and then in memory."""
         with FileLock(self.folder / ".lock"):
             request = read_request(self.folder / REQUEST) | changes
-            _write_request(self.folder, request)
+            write_request(self.folder, request)
         self.request = request
 
     def add_cut(self, cut: dict) -> None:
@@ -162,7 +135,7 @@ class Run:
         with FileLock(self.folder / ".lock"):
             request = read_request(self.folder / REQUEST)
             request["cuts"].append(cut)
-            _write_request(self.folder, request)
+            write_request(self.folder, request)
         self.request = request
 
     def add_findings(self, level: int, sample: int, found: Sequence[dict[str, Any]]) -> None:
@@ -175,7 +148,7 @@ class Run:
             now = [*others, *({**each, "level": level, "sample": sample} for each in found)]
             if now != request.get("findings", []):
                 request["findings"] = sorted(now, key=lambda each: (each.get("level", -1), each.get("sample", 0)))
-                _write_request(self.folder, request)
+                write_request(self.folder, request)
         self.request = request
 
     # ---- content
@@ -245,7 +218,7 @@ class Run:
                 with np.load(self.folder / KNOWN) as file:
                     self._known = {name: file[name] for name in file.files}
             except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-                raise _damaged(self.folder / KNOWN, str(error)) from error
+                raise damaged(self.folder / KNOWN, str(error)) from error
         name = self.stream(level).name
         return self._known[name], self._known[f"{name}.mask"]
 
@@ -352,96 +325,6 @@ def saving(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def read_request(path: Path) -> dict:
-    """Read and check a run.json, and make its paths absolute; UserError describes an error in the file."""
-    if not path.is_file():
-        raise UserError(
-            f"{path.parent} holds no {REQUEST}; expected a run folder made by `jukebox sample` or `jukebox continue`"
-        )
-    try:
-        request = json.loads(path.read_text(encoding="utf-8"))
-        version = request["version"]
-        if version == 2:
-            request = as_version_3(request)
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, f"it cannot be read: {error}") from error
-    if version not in (2, VERSION):
-        raise UserError(f"{path} is of version {version}, this program writes {VERSION}: sample it again")
-    if missing := [name for name in NEEDED if name not in request]:
-        raise _damaged(path, f"it has no {', '.join(missing)}")
-    try:
-        request = _map_paths(request, lambda text: str((path.parent / text).resolve()) if text else text)
-        _check_places(path, request)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"a value is of another form than expected ({error})") from error
-    return request
-
-
-def _check_places(path: Path, request: dict) -> None:
-    """Raise UserError if the places in a request are invalid.
-
-    A run writes only into its folder, and an edit writes its results only into the parent folder. Levels, lengths and batches
-    must be consistent.
-    """
-    beside = path.parent.resolve().parent
-    for name in request.get("outputs", ()):
-        if Path(name).parent != beside:
-            raise UserError(
-                f"{path} is to write {name}, outside of {beside}; a run from elsewhere may not: correct its `outputs`, or do not use it"
-            )
-    levels, batches, samples = request["levels"], request["batches"], request["samples"]
-    if not levels or not all(type(level) is int and 0 <= level < len(request["hops"]) for level in levels):
-        raise _damaged(path, f"its levels are {levels}")
-    if not (0 < request["seconds"] <= MOST_SECONDS and 0 <= request["total_seconds"] <= MOST_SECONDS):
-        raise _damaged(path, f"it is of {request['seconds']} seconds, in a song of {request['total_seconds']}")
-    if not samples or sorted(sample for batch in batches for sample in batch) != list(range(len(samples))):
-        raise _damaged(path, f"its {len(samples)} samples are not those of its batches")
-
-
-def as_version_3(request: dict) -> dict:
-    """Convert a request of version 2, whose field `lower` determines the prior and the parameters of each level."""
-    lower, first = request.pop("lower", "autoregressive"), len(request["hops"]) - 1
-    masked = {level for level in request["levels"] if lower == "masked" and level < first}
-    priors = {str(level): "masked" if level in masked else f"prior_{level}" for level in request["levels"]}
-    params = {}
-    for level, values in request.pop("how").items():
-        names = OF_MASKED if lower == "masked" and int(level) < first else OF_AUTOREGRESSIVE
-        params[level] = {name: values[name] for name in names if name in values}
-    return request | {"version": VERSION, "route": LOWER[lower], "priors": priors, "params": params}
-
-
-def _map_paths(request: dict, change: Callable[[str], str]) -> dict:
-    """Return the request with `change` applied to all paths."""
-    sources = [[change(path), row] for path, row in request["sources"]]
-    more: dict[str, Any] = {}
-    if "recording" in request:
-        more["recording"] = {**request["recording"], "path": change(request["recording"]["path"])}
-    if "outputs" in request:
-        more["outputs"] = [change(path) for path in request["outputs"]]
-    return request | {"model": change(request["model"]), "sources": sources} | more
-
-
-def _write_request(folder: Path, request: dict) -> None:
-    """Write run.json; a path becomes relative to the folder if both share a parent folder other than the root."""
-    own = folder.resolve()
-
-    def relative(text: str) -> str:
-        common = os.path.commonpath([own, text]) if os.path.isabs(text) else ""
-        return os.path.relpath(text, own) if len(Path(common).parts) > 1 else text
-
-    write_json(folder / REQUEST, _map_paths(request, relative))
-
-
-def _asked(request: dict) -> dict:
-    """Return the fields of a request that are equal in all ranks of one command."""
-    later = ("machine", "versions", "model_hash", "cuts", "device", "compiled", "findings")
-    return {k: v for k, v in json.loads(json.dumps(request)).items() if k not in later}
-
-
-def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} is damaged: {reason}; restore it from a copy, or delete the folder and sample it again")
-
-
 def _append(path: Path, data: bytes) -> None:
     with open(path, "ab") as file:
         file.write(data)
@@ -466,4 +349,4 @@ def _read_progress(path: Path) -> list[dict]:
     try:
         return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
     except ValueError as error:
-        raise _damaged(path, f"a line cannot be read: {error}") from error
+        raise damaged(path, f"a line cannot be read: {error}") from error

@@ -31,7 +31,8 @@ from jukebox.report.spectrograms import write_page
 from jukebox.runs import request
 from jukebox.runs.batches import batches_at
 from jukebox.runs.request import RunSettings
-from jukebox.runs.run import KNOWN, REQUEST, Run, read_request, versions
+from jukebox.runs.run import KNOWN, Run
+from jukebox.runs.run_file import REQUEST, read_request, versions
 from jukebox.runs.sources import fetch
 from jukebox.sampling.encoder import LevelEncoder
 from jukebox.sampling.prompt import copy_prompts, write_joined

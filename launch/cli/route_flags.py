@@ -47,7 +47,7 @@ def _route(info: ModelInfo, verb: str, words: Sequence[str]) -> Route:
         return edit_route(info, any(word.startswith("--lyrics") for word in words))
     if verb == "live":
         return info.live_route()
-    from jukebox.runs.run import LOWER
+    from jukebox.runs.run_file import LOWER
 
     given = dict.fromkeys(("route", "lower"), "")
     for word, after in zip(words, [*words[1:], ""]):

@@ -24,7 +24,8 @@ from jukebox.model.info import ModelInfo
 from jukebox.params import MachineOptions, SamplingOptions
 from jukebox.planning.sampling import fitted
 from jukebox.runs import request
-from jukebox.runs.run import REQUEST, Run
+from jukebox.runs.run import Run
+from jukebox.runs.run_file import REQUEST
 from jukebox.song import Song, song_of
 from launch.demo.figures import Corpus
 from vqvae.spectral.config import TOKENS

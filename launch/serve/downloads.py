@@ -17,7 +17,8 @@ from jukebox.exports import export_take, result_path, samples_of
 from jukebox.model.folder import ModelFolder
 from jukebox.report.lyric_files import lines_of
 from jukebox.report.spectrograms import picture
-from jukebox.runs.run import REQUEST, Run, read_request
+from jukebox.runs.run import Run
+from jukebox.runs.run_file import REQUEST, read_request
 from jukebox.sampling.wav_writer import HEADER, header
 from launch.serve.folder import TooMany, new_id
 from launch.serve.jobs import JobQueue

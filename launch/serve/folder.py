@@ -26,7 +26,8 @@ from data_prep.errors import UserError
 from data_prep.files import write_json
 from jukebox.report.run_page import speeds
 from jukebox.report.spectrograms import read_lines
-from jukebox.runs.run import PROGRESS, REQUEST, read_request
+from jukebox.runs.run import PROGRESS
+from jukebox.runs.run_file import REQUEST, read_request
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 UPLOADS = 10  # all uploads together are at most this multiple of the largest allowed upload

@@ -15,7 +15,8 @@ from data_prep.errors import UserError
 from jukebox.exports import result_path
 from jukebox.report.lyric_files import read_alignment
 from jukebox.report.run_page import settings, words_of
-from jukebox.runs.run import REQUEST, Run, read_request
+from jukebox.runs.run import Run
+from jukebox.runs.run_file import REQUEST, read_request
 from launch.serve.folder import Upload
 from launch.serve.jobs import OVER, JobQueue, ServedJob
 from launch.serve.requests import ControlsRequest, JobRequest

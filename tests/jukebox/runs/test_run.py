@@ -15,7 +15,8 @@ import pytest
 
 from data_prep.errors import UserError
 from jukebox.runs.request import sampled
-from jukebox.runs.run import Run, versions
+from jukebox.runs.run import Run
+from jukebox.runs.run_file import versions
 from jukebox.sampling import walk
 from jukebox.song import Song
 from tests.runs import sample, settings_of
