@@ -67,7 +67,7 @@ def gather(sources: Sequence[str], data: Path, most: float, held_out: int, windo
     found = find_pieces(sources, data)
     chosen, notes = subset(found, most), []
     if len(chosen) < len(found):
-        notes.append(f"{len(chosen)} of {len(found)} songs are used, spread over the artists: --hours suffice for no more")
+        notes.append(f"{len(chosen)} of {len(found)} songs are used, chosen across artists; for more songs, increase --hours")
     if len(chosen) < FEW:
         notes.append(f"fewer than {FEW} songs: each is cut, its first part is for training, the last one is held out")
         count = 2 if len(chosen) == 1 else 1

@@ -35,7 +35,7 @@ def test_a_subset_is_spread_over_the_artists_and_said(tmp_path):
     music = gather([str(source / "list.jsonl")], tmp_path / "data", 14.0, 0, 1.0)
     assert Counter(piece.song.artist for piece in music.pieces) == {"ann": 3, "bob": 3, "cy": 1}
     assert sum(piece.seconds for piece in music.pieces) == 14.0
-    assert music.notes[0].startswith("7 of 13 songs are used, spread over the artists")
+    assert music.notes[0].startswith("7 of 13 songs are used, chosen across artists; for more songs, increase --hours")
 
 
 def test_held_out_songs_are_of_artists_with_the_most_songs_and_stay_so_in_the_data_folder(tmp_path):
