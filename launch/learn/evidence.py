@@ -38,6 +38,7 @@ from jukebox.song import song_of
 from launch.demo.claims import Claim, compared
 from launch.demo.figures import REFERENCE_SONGS, SECONDS, Corpus, read_json, run_pieces
 from launch.demo.songs import finish_run
+from launch.training.log import read_log
 from vqvae.codec import as_tensor, effective_dimension
 from vqvae.spectral.config import TOKENS
 
@@ -222,6 +223,13 @@ def check(found: Mapping[str, Any]) -> Iterator[Claim]:
         yield compared(f"{part}: {claim}", value, relation, target)
 
 
+def gathered(model: Path) -> dict[str, Any]:
+    """Return the figures of a model, with the steps and minutes of the training of its parts."""
+    last = {log.parent.name: read_log(log)[-1] for log in sorted(model.glob("training/*/log.jsonl"))}
+    training = {part: {"steps": line["step"], "minutes": line["minutes"]} for part, line in last.items()}
+    return {"training": training} | read_json(model.with_name(f"{model.name}_figures") / FILE)
+
+
 def gather(models: tuple[str, ...], *, to: str, ablation: str = "") -> None:
     """Write recordings.json and recordings.csv of the figures of several models; existing figures of other models are kept.
 
@@ -231,7 +239,7 @@ def gather(models: tuple[str, ...], *, to: str, ablation: str = "") -> None:
     """
     table = Path(to) / "recordings.json"
     before = read_json(table) if table.is_file() else {"models": {}, "ablation": None}
-    found = before["models"] | {Path(m).name: read_json(Path(m).with_name(f"{Path(m).name}_figures") / FILE) for m in models}
+    found = before["models"] | {Path(model).name: gathered(Path(model)) for model in models}
     claims = list(check(found.get("main") or next(iter(found.values()))))
     kept = read_json(Path(ablation) / "ablation.json") if ablation else before["ablation"]
     listed = [claim._asdict() | {"figure": claim.figure if np.isfinite(claim.figure) else None} for claim in claims]
@@ -240,7 +248,8 @@ def gather(models: tuple[str, ...], *, to: str, ablation: str = "") -> None:
         writer = csv.writer(file)
         writer.writerow(["model", "part", "row", "figure", "value"])
         for model, parts in found.items():
-            for part in ("codec", "prior", "continuations"):
-                writer.writerows([model, part, row, key, v] for row, values in parts[part].items() for key, v in values.items())
+            for part in ("training", "codec", "prior", "continuations"):
+                rows = parts.get(part, {}).items()
+                writer.writerows([model, part, row, key, v] for row, values in rows for key, v in values.items())
     print("\n" + metrics.table([["claim", "figure", "target", "met"], *[[*c[:3], "yes" if c.met else "no"] for c in claims]]))
     print(f"\nwritten to {to}/recordings.json and {to}/recordings.csv")

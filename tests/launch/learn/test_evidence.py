@@ -51,7 +51,10 @@ def test_a_model_is_measured_beside_its_controls_and_gathered_into_tables(learne
     assert main(["gather", str(learned.model), "--to", str(tmp_path)], STEPS) == 0
     assert "codec: mel distance, dB" in capfd.readouterr().out
     table = list(csv.DictReader((tmp_path / "recordings.csv").open(encoding="utf-8")))
-    assert {"mine"} == {row["model"] for row in table} and {"codec", "prior", "continuations"} == {row["part"] for row in table}
+    assert {"mine"} == {row["model"] for row in table}
+    assert {"training", "codec", "prior", "continuations"} == {row["part"] for row in table}
+    steps = {row["row"]: float(row["value"]) for row in table if row["part"] == "training" and row["figure"] == "steps"}
+    assert steps.keys() == {"spectral", "tokens"} and min(steps.values()) >= 1
     assert len(json.loads((tmp_path / "recordings.json").read_text(encoding="utf-8"))["claims"]) == len(CLAIMS)
 
 
