@@ -230,19 +230,26 @@ def gathered(model: Path) -> dict[str, Any]:
     return {"training": training} | read_json(model.with_name(f"{model.name}_figures") / FILE)
 
 
+def as_json(claims: Mapping[str, Claim], first: str) -> dict[str, Any]:
+    """Return a claim about the model `first`, with the figure of every model (None: not measured)."""
+    figures = {name: claim.figure if np.isfinite(claim.figure) else None for name, claim in claims.items()}
+    return claims[first]._asdict() | {"figure": figures[first], "models": figures}
+
+
 def gather(models: tuple[str, ...], *, to: str, ablation: str = "") -> None:
     """Write recordings.json and recordings.csv of the figures of several models; existing figures of other models are kept.
 
     models: model folders that `figures` measured
-    to: folder to write; the claims are about the model main in it, or the first one
+    to: folder to write; the claims are about the model main in it, or the first one, beside the figures of the others
     ablation: folder of `jukebox ablate codec`, whose table is kept too (empty: none)
     """
     table = Path(to) / "recordings.json"
     before = read_json(table) if table.is_file() else {"models": {}, "ablation": None}
     found = before["models"] | {Path(model).name: gathered(Path(model)) for model in models}
-    claims = list(check(found.get("main") or next(iter(found.values()))))
+    names = sorted(found, key=lambda name: name != "main")
+    claims = [dict(zip(names, each)) for each in zip(*(check(found[name]) for name in names))]
     kept = read_json(Path(ablation) / "ablation.json") if ablation else before["ablation"]
-    listed = [claim._asdict() | {"figure": claim.figure if np.isfinite(claim.figure) else None} for claim in claims]
+    listed = [as_json(each, names[0]) for each in claims]
     write_json(table, {"models": found, "claims": listed, "ablation": kept})
     with replacing(Path(to) / "recordings.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -251,5 +258,6 @@ def gather(models: tuple[str, ...], *, to: str, ablation: str = "") -> None:
             for part in ("training", "codec", "prior", "continuations"):
                 rows = parts.get(part, {}).items()
                 writer.writerows([model, part, row, key, v] for row, values in rows for key, v in values.items())
-    print("\n" + metrics.table([["claim", "figure", "target", "met"], *[[*c[:3], "yes" if c.met else "no"] for c in claims]]))
+    rows = [[each["claim"], *each["models"].values(), each["target"], "yes" if each["met"] else "no"] for each in listed]
+    print("\n" + metrics.table([["claim", *names, "target", f"met by {names[0]}"], *rows]))
     print(f"\nwritten to {to}/recordings.json and {to}/recordings.csv")

@@ -64,6 +64,7 @@ def test_figures_of_models_that_are_not_gathered_again_are_kept(tmp_path):
         assert main(["gather", str(tmp_path / name), "--to", str(tmp_path)], STEPS) == 0
     found = json.loads((tmp_path / "recordings.json").read_text(encoding="utf-8"))
     assert list(found["models"]) == ["main", "half"] and all(claim["met"] for claim in found["claims"])
+    assert found["claims"][2]["models"] == {"main": 1.7, "half": None} and found["claims"][2]["figure"] == 1.7
 
 
 def test_all_claims_hold_of_good_figures_and_none_of_figures_that_are_missing():
