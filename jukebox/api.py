@@ -30,7 +30,8 @@ from data_prep.metadata.exported import form_of_path
 from jukebox.audio import Audio
 from jukebox.device import choose_device, computing_on
 from jukebox.editing import verbs as editing
-from jukebox.editing.job import Edited, finish
+from jukebox.editing.job import Edited
+from jukebox.editing.result import finish
 from jukebox.exports import export_take
 from jukebox.loaded import LoadedModel, one_job
 from jukebox.model.code_file import Codes

@@ -25,6 +25,9 @@ from jukebox.sampling.layout import MARGIN, Layout
 if TYPE_CHECKING:
     from jukebox.model.folder import ModelFolder
 
+TAGS = "tags.json"  # metadata of the recording
+LONGEST_FADE = 60.0  # seconds
+Span = tuple[int, int]  # samples [start, end) of the recording that get new audio
 FramesByStream = dict[str, Shaped[np.ndarray, "t *frame"]]  # stream name -> frames
 
 

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from data_prep.errors import UserError
-from jukebox.editing.job import LONGEST_FADE, Edited, EditJob, Span, edit_route
-from jukebox.editing.recording import Recording
+from jukebox.editing.job import Edited, EditJob, edit_route
+from jukebox.editing.recording import LONGEST_FADE, Recording, Span
 from jukebox.params import EditOptions, KeptPrompt
 from jukebox.runs.request import RunSettings, check_size
 from jukebox.sampling.layout import Layout

@@ -10,7 +10,8 @@ from typing import Any
 from data_prep.errors import UserError
 from data_prep.metadata.lyrics import MAX_CHARACTERS, ParsedLyrics, describe, parse_lyrics
 from jukebox.device import available_memory
-from jukebox.editing.job import LONGEST_FADE, edit_route
+from jukebox.editing.job import edit_route
+from jukebox.editing.recording import LONGEST_FADE
 from jukebox.loaded import one_job
 from jukebox.model.info import ModelInfo
 from jukebox.model.routes import Route

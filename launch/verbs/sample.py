@@ -247,7 +247,7 @@ def _make(out: str, asked: dict[str, Any], machine: MachineOptions) -> None:
 def _go(run: Run, device: str = "") -> None:
     """Complete a run and print the results."""
     rank, ranks = rank_and_ranks()
-    from jukebox.editing.job import check, finish
+    from jukebox.editing.result import check, finish
     from jukebox.model.folder import ModelFolder
     from jukebox.sampling import walk
     from launch.verbs.plan import preflight

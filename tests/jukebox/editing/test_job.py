@@ -16,7 +16,8 @@ from data_prep.errors import UserError
 from jukebox import Jukebox
 from jukebox.editing import recording
 from jukebox.editing import verbs as edit
-from jukebox.editing.job import Edited, finish
+from jukebox.editing.job import Edited
+from jukebox.editing.result import finish
 from jukebox.params import KeptPrompt
 from jukebox.runs.run import KNOWN, Run
 from jukebox.sampling import walk
