@@ -77,6 +77,15 @@ def of_session(file: str) -> Values:
     }
 
 
+def of_claims(file: str) -> Values:
+    """The claims about several models, and the steps of their training."""
+    found = json.loads((DOCS / "evidence" / file).read_text("utf-8"))
+    figures = {f"{each['claim']}.{model}": value for each in found["claims"] for model, value in each["models"].items()}
+    for model, parts in found["models"].items():
+        figures |= {f"steps, {part}.{model}": trained["steps"] for part, trained in parts["training"].items()}
+    return {key: (value, math.nan) for key, value in figures.items() if value is not None}
+
+
 def of_arms(file: str, key: str) -> Values:
     """The arms of an experiment, and its comparisons in the row of their text."""
     found = json.loads((DOCS / "evidence" / file).read_text("utf-8"))
@@ -91,6 +100,7 @@ FILES = {
     # `make evidence-recordings`
     "codec": of_csv("recordings.csv", "row", model="main", part="codec"),
     "continuations": of_csv("recordings.csv", "row", model="main", part="continuations"),
+    "claims": of_claims("recordings.json"),
     "musika": of_rows("musika.json"),  # `make evidence-musika`
     "session": of_session("musika_session.json"),
     "live": of_list("live_bench.json", "size"),
