@@ -115,12 +115,13 @@ class Learning:
         prior = find(name).priors["tokens"]
         window = prior.n_ctx * prior.hop / prior.sample_rate
         music = music_of.gather(self.given["music"], self.data, 3600 * music_of.MOST * hours, self.given["held_out"], window)
-        if not any(piece.seconds >= window for piece in music.pieces if piece.split != "test"):
+        training = [piece.seconds for piece in music.pieces if piece.split != "test"]
+        if not any(seconds >= window for seconds in training):
             raise UserError(f"no song for training is as long as a window of the prior, {window:.1f} s; give longer ones")
         print("\n".join(music.notes) or "all songs are used")
         if not (prepared := music_of.is_data(self.given["music"])):
             music_of.write_table(music.pieces, self.data / "songs.jsonl")
-        plan = make_plan(name, hours, self.device[1])
+        plan = make_plan(name, hours, self.device[1], sum(training))
         self._record(plan=vars(plan))
         print("\n".join(plan_lines(plan, len(music.pieces), sum(piece.seconds for piece in music.pieces), hours, prepared)))
         return plan

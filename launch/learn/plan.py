@@ -12,17 +12,21 @@ from data_prep.errors import UserError
 from data_prep.pool import usable_cores
 from jukebox.model.folder import ModelFolder
 from jukebox.model.info import ModelInfo
-from jukebox.model.presets import find
+from jukebox.model.presets import Preset, find
+from jukebox.model.recipe import Recipe
 from jukebox.planning.sampling import spell
 from launch.training.defaults import GPU_BYTES
 from launch.training.expected import step_seconds
 from launch.training.tasks.task import TaskSetup
+from priors.spec import PriorConfig
 from vqvae.spectral.config import TOKENS
 
 # shares of the hours; the rest is for decoding and encoding the music, the evaluation and the songs
 CODEC, PRIOR = 0.30, 0.52
 SIZES = ((4.0, "recordings_large"), (0.75, "recordings"), (0.0, "recordings_small"))  # least hours -> preset, on a CPU
 SPARE = 1.25  # factor on the steps that fit into the time
+PASSES = 5.0  # of a prior over the training music: with more, held-out songs take more bits
+FEWEST = 100  # steps of a prior, also with little music
 FAST = {"prepare": 150.0, "encode": 60.0}  # approximate seconds of music per second and core
 SONGS = {"evaluate": 60.0, "sample": 30.0, "continue": 30.0}  # approximate seconds
 
@@ -49,22 +53,41 @@ def preset_for(given: str, hours: float, device: str) -> str:
     return "spectral" if gpu >= GPU_BYTES["spectral"] else next(name for least, name in SIZES if hours >= least)
 
 
-def make_plan(name: str, hours: float, device: str) -> LearnPlan:
-    """Plan more steps than fit, from the measured time of one step; the minutes of each part end its training."""
-    preset = find(name)
-    model, found = ModelFolder(ModelInfo.of_shapes(preset.codecs, preset.priors)), []
-    parts = ((CODEC, preset.codec_recipes[TOKENS], None), (PRIOR, preset.prior_recipes[TOKENS], preset.priors[TOKENS]))
-    for share, recipe, config in parts:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            setup = TaskSetup(model, TOKENS, Path(), recipe, 0, device, config)
-            each = step_seconds(setup, enough=math.inf, most=20.0)
-        minutes = 60 * hours * share
-        usual = (
-            recipe.steps * minutes / recipe.max_minutes if recipe.max_minutes else 0
-        )  # used if it is larger, because the machine may have been busy during the measurement
-        found += [max(1, round(max(SPARE * 60 * minutes / each, usual))), minutes]
-    return LearnPlan(name, *found)
+def make_plan(name: str, hours: float, device: str, music: float) -> LearnPlan:
+    """Plan codec and prior for `hours` of time and `music` seconds of training songs.
+
+    The steps of the prior are limited by the music. The codec gets the time that the prior does not need.
+    """
+    preset, minutes = find(name), 60 * hours
+    recipe, config = preset.prior_recipes[TOKENS], preset.priors[TOKENS]
+    prior_minutes, each = PRIOR * minutes, step_minutes(preset, recipe, config, device)
+    prior_steps = min(fitting(recipe, prior_minutes, each), most_steps(recipe, config, music))
+    prior_minutes = min(prior_minutes, SPARE * prior_steps * each)
+    codec, codec_minutes = preset.codec_recipes[TOKENS], (CODEC + PRIOR) * minutes - prior_minutes
+    codec_steps = fitting(codec, codec_minutes, step_minutes(preset, codec, None, device))
+    return LearnPlan(name, codec_steps, codec_minutes, prior_steps, prior_minutes)
+
+
+def step_minutes(preset: Preset, recipe: Recipe, prior: PriorConfig | None, device: str) -> float:
+    """Measure the minutes of a training step of the prior, or of the codec (None)."""
+    model = ModelFolder(ModelInfo.of_shapes(preset.codecs, preset.priors))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return step_seconds(TaskSetup(model, TOKENS, Path(), recipe, 0, device, prior), enough=math.inf, most=20.0) / 60
+
+
+def fitting(recipe: Recipe, minutes: float, each: float) -> int:
+    """Return more steps than fit into the minutes: by the measured time of one, or as the recipe has them if those are more.
+
+    The machine may have been busy during the measurement.
+    """
+    usual = recipe.steps * minutes / recipe.max_minutes if recipe.max_minutes else 0
+    return max(1, round(max(SPARE * minutes / each, usual)))
+
+
+def most_steps(recipe: Recipe, prior: PriorConfig, music: float) -> int:
+    """Return the steps in which a prior reads `music` seconds PASSES times, at least FEWEST."""
+    return max(FEWEST, round(PASSES * music * prior.sample_rate / (recipe.batch * prior.n_ctx * prior.hop)))
 
 
 def plan_lines(plan: LearnPlan, songs: int, music: float, hours: float, prepared: bool) -> list[str]:

@@ -14,7 +14,7 @@ from data_prep.synthetic.songs import make_corpus
 from jukebox.model.presets import PRESETS
 from launch.cli import main
 from launch.learn.learn import Learning
-from launch.learn.plan import LearnPlan, make_plan, plan_lines, preset_for
+from launch.learn.plan import CODEC, FEWEST, PASSES, PRIOR, LearnPlan, make_plan, most_steps, plan_lines, preset_for
 
 FLAGS = ["--preset", "test_spectral", "--hours", "0.0005", "--threads", "1"]
 STAGES = ["prepare", "train spectral", "encode", "train tokens", "evaluate", "sample", "continue"]
@@ -59,11 +59,21 @@ def test_sizes_follow_the_hours_and_steps_the_machine():
         "recordings",
         "recordings_large",
     ]
-    short, long = (make_plan("test_spectral", hours, "cpu") for hours in (0.01, 0.1))
+    short, long = (make_plan("test_spectral", hours, "cpu", 1e9) for hours in (0.01, 0.1))
     assert isinstance(short, LearnPlan) and 3 < long.codec_steps / short.codec_steps < 30
     assert {"recordings_small", "recordings", "recordings_large"} <= set(PRESETS)
     stages = [[line.split()[0] for line in plan_lines(short, 8, 32.0, 0.01, prepared)[1:]] for prepared in (False, True)]
     assert stages[0] == ["prepare", *stages[1]] == ["prepare", "codec", "encode", "prior", "evaluate", "sample", "continue"]
+
+
+def test_a_prior_reads_the_music_a_few_times_and_the_codec_gets_the_rest_of_the_time():
+    recipe, prior = PRESETS["test_spectral"].prior_recipes["tokens"], PRESETS["test_spectral"].priors["tokens"]
+    window = prior.n_ctx * prior.hop / prior.sample_rate
+    assert most_steps(recipe, prior, 1000 * recipe.batch * window) == 1000 * PASSES
+    assert most_steps(recipe, prior, 10.0) == FEWEST
+    plan = make_plan("test_spectral", 0.5, "cpu", 10.0)
+    assert plan.prior_steps == FEWEST and plan.prior_minutes < 1 < 30 * PRIOR < plan.codec_minutes
+    assert plan.codec_minutes + plan.prior_minutes == pytest.approx(30 * (CODEC + PRIOR))
 
 
 def test_a_preset_without_the_spectral_route_songs_that_are_too_short_and_no_hours_are_one_line(corpus, tmp_path, capfd):
