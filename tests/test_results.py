@@ -80,7 +80,10 @@ def of_session(file: str) -> Values:
 def of_claims(file: str) -> Values:
     """The claims about several models, and the steps of their training."""
     found = json.loads((DOCS / "evidence" / file).read_text("utf-8"))
-    figures = {f"{each['claim']}.{model}": value for each in found["claims"] for model, value in each["models"].items()}
+    figures = {  # " / " is a ratio here
+        f"{each['claim'].replace(' / ', ' over ')}.{model}": value
+        for each in found["claims"] for model, value in each["models"].items()
+    }  # fmt: skip
     for model, parts in found["models"].items():
         figures |= {f"steps, {part}.{model}": trained["steps"] for part, trained in parts["training"].items()}
     return {key: (value, math.nan) for key, value in figures.items() if value is not None}
@@ -145,6 +148,7 @@ COLUMNS = {
     **{"three levels": "{}.levels_music_seconds_per_second", "times faster": "{}.times_faster"},
     **{"with changes": "{}.with", "same seed without": "{}.without", "genre": "{}.genre"},
     **{"onsets/s": "{}.onsets", "chroma change": "{}.chroma_change"},
+    **{name: f"{{}}.{name}" for name in ("main", "half", "quarter")},
     **{"figure": "{}", "measured": "{}", "met": "", "command": "", "machine": "", "date": ""},
 }
 
@@ -185,8 +189,21 @@ TABLES = (
             "card: generated.attack_ms; card: true songs of the requests.attack_ms; "
             "card: generated.attack_ms / card: true songs of the requests.attack_ms",
     }),
-    Table(SPECTRAL, "Recordings", "mel, dB", 4, "codec"),
+    Table(SPECTRAL, "Recordings", "mel, dB", 5, "codec", {
+        "level 0 of three": "decoded from vq.0", "level 2 of three": "decoded from vq.2",
+    }),
     Table(SPECTRAL, "Recordings", "tempo kept", 4, "continuations", {"the same, beside another prompt": "beside another prompt"}),
+    Table(SPECTRAL, "Recordings", "half", 9, "claims", {
+        "steps of the codec": "steps, spectral",
+        "steps of the prior": "steps, tokens",
+        "codec: Frechet / held-out": "codec: Frechet distance over held-out tracks'",
+        "codec: mel, dB": "codec: mel distance, dB",
+        "codec: peakiness / true": "codec: peakiness over true",
+        "prior: bits / unigram": "prior: bits per frame over unigram",
+        "prior: z of other labels": "prior: another artist and genre, z by song",
+        "chroma with the prompt": "continuations: chroma correlation with the prompt",
+        "tempo kept / true": "continuations: tempo kept over by true ones",
+    }),
     Table(ROUTES, "Latent GAN", "measured", 12, "", {
         "Both decoders keep the spectrum: distance of log magnitudes, over that of the mean frame":
             "musika: own: log magnitudes: ratio.mean",
