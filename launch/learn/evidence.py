@@ -47,6 +47,7 @@ EDGES = (0.0, 500.0, 2000.0, 5000.0)
 PROMPT, NEW = 8.0, 12.0  # seconds of the prompt and of its continuation
 WINDOWS = 64  # number of windows for the bits of the prior
 FILE = "figures.json"
+TRAINED = {"steps": "step", "minutes": "minutes"}  # figure -> name in the log of a training
 Waves = Sequence[Float[np.ndarray, "c t"]]
 Figures = dict[str, float]
 Lengths = tuple[float, float]
@@ -225,8 +226,8 @@ def check(found: Mapping[str, Any]) -> Iterator[Claim]:
 
 def gathered(model: Path) -> dict[str, Any]:
     """Return the figures of a model, with the steps and minutes of the training of its parts."""
-    last = {log.parent.name: read_log(log)[-1] for log in sorted(model.glob("training/*/log.jsonl"))}
-    training = {part: {"steps": line["step"], "minutes": line["minutes"]} for part, line in last.items()}
+    logs = {log.parent.name: read_log(log) for log in sorted(model.glob("training/*/log.jsonl"))}
+    training = {part: {name: lines[-1][key] for name, key in TRAINED.items()} for part, lines in logs.items() if lines}
     return {"training": training} | read_json(model.with_name(f"{model.name}_figures") / FILE)
 
 
