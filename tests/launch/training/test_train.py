@@ -357,7 +357,7 @@ def test_mistakes_are_told_in_one_line_with_what_to_do_next(data, model, tmp_pat
     for arguments, flags, message in [
         (("prior", str(data)), {"out": str(tmp_path / "none")}, "train its codec first"),
         (("vqvae", str(tmp_path / "none")), {}, "make it with `jukebox prepare"),
-        (("vqvae", str(data)), {"preset": "huge"}, "choose one of demo, small, test"),
+        (("vqvae", str(data)), {"preset": "huge"}, "choose one of demo, recordings_levels, small"),
         (("vqvae", str(data)), {"levels": "2,7"}, "there is no 7 to choose"),
         (("vqvae", str(data)), {"levels": "all"}, r"there is no all to choose; choose among 0 \(vq.0\)"),
         (
