@@ -245,7 +245,7 @@ def test_every_tab_fits_every_screen_and_the_keyboard_reaches_it(width, scheme, 
     opened.submit(form)
     opened.page.get_by_role("tab", name="Library").click()
     opened.page.locator("#runs button").first.click()
-    opened.page.wait_for_selector("#song:not([hidden]) h2")
+    opened.until("!document.querySelector('#song').inert")  # the run that was shown before is gone
     opened.page.locator("#song .picture").scroll_into_view_if_needed()
     opened.until("document.querySelector('#song .picture img').naturalWidth > 0")
     opened.check()
