@@ -54,6 +54,7 @@ class SongRow:
     split: str  # "train" or "test"
     source: str | None = None  # where the song is from, as a text or URL
     licence: str | None = None
+    semitones: float = 0.0  # of a transposed song (`transpose.py`); manifests have none
 
 
 @dataclass(frozen=True)

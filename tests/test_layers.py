@@ -29,7 +29,7 @@ MAY_IMPORT = {
 # package -> its sub-packages and single modules, in the order in which each may import those before it
 ORDER = {
     "vqvae": "compiled ranks adversarial streams registry codec stft jukebox spectral mulaw nsynth latent",
-    "data_prep": "errors progress pool files windows align labels codes audio beats metadata sources manifest synthetic",
+    "data_prep": "errors progress pool files windows align labels codes audio beats metadata sources manifest transpose synthetic",
     "priors": "transformer conditioning spec registry logits noise prior autoregressive tokens masked wavenet gan diffusion",
     "jukebox": "device params report model audio song runs sampling planning alignment editing importers evaluation loaded exports api",
     "launch": "cluster cli engines corpus training verbs latents live inspection render bench gpu_check demo learn probes ablate serve",

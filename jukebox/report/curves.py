@@ -33,6 +33,8 @@ NAMES = {
     "step": ("steps", "optimiser steps so far"),
     "minutes": ("minutes", "training time so far, of all runs of this training together"),
     "loss": ("loss", "what the optimiser lowers: the sum of all terms"),
+    "held_out_loss": ("loss on held-out songs", "if it rises while the loss falls, the prior overfits"),
+    "held_out_bits": ("bits per code of held-out songs", "if they rise while the bits fall, the prior overfits"),
     "bits": ("bits per code", "bits per code of the prior (per frame with several books); lower is better"),
     "bits_book": ("bits per code", "the same, of one book of a frame"),
     "lyric_bits": ("bits per character", "bits per character of the lyrics"),

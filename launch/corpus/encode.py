@@ -108,12 +108,14 @@ def encode_rows(
     from data_prep.audio.audio import read
     from data_prep.codes import CodesWriter
     from data_prep.manifest import audio_path
+    from data_prep.transpose import reading_rate
     from jukebox.model.codes import codes_folder
     from launch.cli.progress import progress
     from launch.corpus.pcm import in_order
 
     def sound_of(row: SongRow) -> Float[np.ndarray, "c t"]:
-        return read(audio_path(data, row), sample_rate=codec.spec.sample_rate, channels=codec.spec.channels)[0]
+        rate = reading_rate(codec.spec.sample_rate, row.semitones)
+        return read(audio_path(data, row), sample_rate=rate, channels=codec.spec.channels)[0]
 
     def streams_of(row: SongRow) -> dict[str, np.ndarray]:
         torch.set_num_threads(1)  # the setting is per thread
@@ -159,8 +161,8 @@ def spread_songs(rows: Sequence[SongRow], count: int) -> list[SongRow]:
 
 
 def encode(
-    data: str, model: str, *, levels: str = "", songs: int = 0, split: str = "", threads: int = 0, device: str = "auto",
-    cache: str = "",
+    data: str, model: str, *, levels: str = "", songs: int = 0, split: str = "", semitones: tuple[float, ...] = (),
+    threads: int = 0, device: str = "auto", cache: str = "",
 ) -> None:  # fmt: skip
     """Encode the songs of a data folder into codes; songs that are encoded already are skipped.
 
@@ -169,6 +171,8 @@ def encode(
     levels: levels to encode, such as 2,1; empty: all trained levels
     songs: number of songs (of the split, if given), spread over the artists; 0: all
     split: only the songs of this split, train or test; empty: both
+    semitones: encode each training song also transposed by these numbers of semitones (played faster or slower), such as -2,2:
+        priors are then trained on all of them
     threads: songs to encode in parallel, one CPU thread each (on a GPU: songs to read ahead); 0: one per core
     device: cpu, cuda, cuda:1, ..; auto: cuda if there is one
     cache: folder for the codes, if DATA is not writable; `jukebox train --cache` reads them there; empty: DATA itself
@@ -176,10 +180,12 @@ def encode(
     import torch
 
     from data_prep.manifest import load_manifest, reading
+    from data_prep.transpose import check_semitones, transpose
     from jukebox.model.codes import codes_folder
     from jukebox.model.folder import ModelFolder
     from launch.cluster.ranks import rank_and_ranks, variables
 
+    check_semitones(semitones)
     rank, ranks = rank_and_ranks()
     cores = torch.get_num_threads()  # cores of this rank if the starter sets OMP_NUM_THREADS, else cores of the machine
     parallel = threads or (cores if "OMP_NUM_THREADS" in os.environ else max(1, cores // ranks))
@@ -197,6 +203,7 @@ def encode(
         of_split = f" of the split {split}; expected train or test, or no --split" if split else ""
         raise UserError(f"{data} has no songs{of_split}")
     rows = spread_songs(rows, songs)
+    rows += [transpose(row, number) for number in dict.fromkeys(semitones) for row in rows if row.split == "train"]
     chosen = {row.song: row for row in rows[rank::ranks]}
     if ranks > 1:
         print(f"rank {rank} of {ranks} ({variables()}) encodes {len(chosen)} of {len(rows)} songs")

@@ -14,6 +14,7 @@ import json
 import time
 import zlib
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,11 @@ if TYPE_CHECKING:
     from launch.training.tasks.task import Task
 
 
+HELD_OUT, HELD_OUT_SEED = (
+    4,
+    1 << 21,
+)  # batches of held-out songs per measurement; number in the place of the step in their seeds
+OVERFIT = 1.01  # least ratio of the last held-out loss to the lowest for a line about overfitting
 COUNT_AFTER = 30.0  # seconds of training before the operations of a step are counted once: counting takes some seconds
 
 
@@ -69,6 +75,18 @@ def noise_of(line: dict[str, float], batch: int, parts: int) -> dict[str, float]
     return {"noise_scale": scale} if scale == scale else {}
 
 
+def overfitting(lines: Sequence[dict[str, float]]) -> str:
+    """Return a sentence if held-out songs had a lower loss earlier in the log of a training, else an empty text."""
+    found = [(line[name], line["step"]) for line in lines for name in ("held_out_bits", "held_out_loss") if name in line]
+    if not found or found[-1][0] <= OVERFIT * min(found)[0]:
+        return ""
+    (last, _), (lowest, step) = found[-1], min(found)
+    return (
+        f"the loss on held-out songs is {last:.4g}, and was {lowest:.4g} after {step:.0f} steps: it overfits; train with fewer "
+        "--steps, or on more songs (`jukebox encode --semitones -2,2` makes more of them)"
+    )
+
+
 def plain(values: dict[str, Any]) -> dict[str, Any]:
     """Return `values` after a round trip through JSON."""
     return json.loads(json.dumps(values))
@@ -99,6 +117,7 @@ class Trainer:
         self.identity = {"seed": seed, **task.identity}
         self.limit = 60 * recipe.max_minutes  # seconds; 0: none
         self.done, self.seconds = 0, 0.0
+        self.held_out: Task | None = None
         checkpoint = self._load()
         self.engine = open_engine(task.model, recipe, device, parallel, task.phases(recipe), checkpoint)
         self.last_line = self.done, self.seconds
@@ -136,7 +155,7 @@ class Trainer:
         Unless the user stops the run, the weights are written into the model folder.
         """
         from launch.cluster.group import mean, print_once
-        from launch.training.log import Log, NotFinite
+        from launch.training.log import Log, NotFinite, read_log
 
         name, steps, enough = self.task.name, self.recipe.steps, self.done >= self.recipe.steps
         if enough or self._is_out_of_time:
@@ -146,6 +165,7 @@ class Trainer:
             return Trained(name, self.done, steps, minutes, "done" if enough else "time")
         beat("opening the data", self.done)
         self.task.open()
+        self.held_out = self.task.held_out() if len(self.engine.phases) == 1 else None
         started = time.monotonic() - self.seconds
         left = self.limit - self.seconds if self.limit else 0.0
         log = Log(self.folder, name, steps, self.done, wandb, self.engine.rank == 0, mean, left)
@@ -161,6 +181,8 @@ class Trainer:
             self._save_weights()
         trained = Trained(name, self.done, steps, self.seconds / 60, ended)
         print_once(trained)
+        if ended != "stopped" and (found := overfitting(read_log(log.path))):
+            print_once(f"{name}: {found}")
         return trained
 
     @property
@@ -178,12 +200,13 @@ class Trainer:
             beat("learning", step)
             moved = self._learn(step, parts, count=not self.flops and time.monotonic() - opened >= COUNT_AFTER)
             self.done = step + 1
-            log.add(self.done, moved)
             ended = self._agree(step, stop, started)
             last = ended != "done" or self.done == recipe.steps
-            if last or self.done % recipe.log_every == 0 or self.done % recipe.save_every == 0:
+            saves = last or self.done % recipe.save_every == 0
+            log.add(self.done, moved | (self._measure_held_out() if saves else {}))
+            if saves or self.done % recipe.log_every == 0:
                 self._write_line(log)  # before the checkpoint: the log raises for values that are not finite
-            if last or self.done % recipe.save_every == 0:
+            if saves:
                 self._save()
             if examples_every and (last or self.done % examples_every == 0):
                 self._show(log)
@@ -214,6 +237,28 @@ class Trainer:
             first = phase.name == next(iter(self.engine.phases))
             moved |= {name if first else f"{phase.name}_{name}": value for name, value in of_phase.items()}
         return moved
+
+    def _measure_held_out(self) -> dict[str, Tensor]:
+        """Return the mean bits (else the loss) of windows of held-out songs, the same every time; empty if there are none."""
+        import torch
+
+        from launch.training.tasks.task import fold
+
+        if self.held_out is None:
+            return {}
+        beat("measuring held-out songs", self.done)
+        first, losses = self.engine.rank * self.engine.accumulate, []
+        self.engine.model.eval()
+        with torch.no_grad(), self.engine.autocast():
+            for turn in range(HELD_OUT):
+                numbers = range(first, first + self.engine.accumulate)
+                parts = [self.held_out.batch(turn, number, self.engine.parts) for number in numbers]
+                for number, batch in zip(numbers, self.held_out.share(parts), strict=True):
+                    torch.manual_seed(fold(self.seed, HELD_OUT_SEED + turn, number))
+                    losses.append(self.held_out.loss(batch, self.done))
+        self.engine.model.train()
+        name = "bits" if "bits" in losses[0] else "loss"
+        return {f"held_out_{name}": torch.stack([each[name] for each in losses]).mean()}
 
     def _forward(self, number: int, batch: Any, step: int, place: int) -> Any:
         """Compute the values that the phases of a step share, for one part of the batch."""

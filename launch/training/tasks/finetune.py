@@ -161,6 +161,13 @@ class TunedPrior(PriorTask):
         if self.old:
             self.old.open()
 
+    def held_out(self) -> PriorTask | None:
+        """Return the task of the held-out new songs, without old songs."""
+        other = super().held_out()
+        if isinstance(other, TunedPrior):
+            other.old = None
+        return other
+
     def batch(self, step: int, rank: int, world: int) -> Batch:
         batch = super().batch(step, rank, world)
         if self.old is None:

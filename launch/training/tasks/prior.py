@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from torch import Tensor
 from data_prep.codes import CodesReader
 from data_prep.errors import UserError
 from data_prep.labels import Labels
-from data_prep.manifest import SongRow
+from data_prep.manifest import SongRow, load_manifest
+from data_prep.transpose import find_transposed, speed
 from data_prep.windows import Windows
 from jukebox.model.codes import open_codes
 from jukebox.model.folder import build_prior, hollow
@@ -83,14 +85,31 @@ class PriorTask(Task):
 
     def open(self) -> None:
         """Find the encoded songs and prepare their conditions."""
-        self.codes, rows, self.songs = songs_to_train_on(self)
-        model = self.jukebox
-        self.prepared = prepare_all([song_of(rows[s]) for s in self.songs], self.labels, model.vocabulary, model.sample_rate)
+        self.codes, rows, songs = songs_to_train_on(self)
+        self._prepare_songs(rows, songs)
         if self.fresh or self.without_lyrics:  # no earlier training had lyrics
-            self.without_lyrics = not any(rows[song].lyrics for song in self.songs)
+            self.without_lyrics = not any(rows[song].lyrics for song in songs)
+
+    def _prepare_songs(self, rows: Mapping[str, SongRow], songs: Sequence[str]) -> None:
+        """Prepare the conditions and the windows of `songs`, which are encoded and at least one window long."""
+        self.songs, model = songs, self.jukebox
+        self.prepared = prepare_all([song_of(rows[s]) for s in songs], self.labels, model.vocabulary, model.sample_rate)
         self.curves = control_curves(self, rows) if self.config.controls else {}
-        lengths = [self.codes.length(song, self.stream) for song in self.songs]
+        lengths = [self.codes.length(song, self.stream) for song in songs]
         self.windows = Windows(lengths, self.config.n_ctx, self.config.ratio)
+
+    def held_out(self) -> PriorTask | None:
+        if self.setup.from_audio:
+            return None
+        rows = {row.song: row for row in load_manifest(self.data) if row.split == "test"}
+        there = [song for song in self.codes.songs_with(self.streams) if song in rows]
+        songs = [song for song in there if self.codes.length(song, self.stream) >= self.config.n_ctx]
+        if not songs:
+            return None
+        other = copy(self)
+        other.dropout, other.recipe = ConditionDropout(), replace(self.recipe, song_starts=0.0, drop_labels=0.0)
+        other._prepare_songs(rows, songs)
+        return other
 
     def batch(self, step: int, rank: int, world: int) -> Batch:
         places = self.windows.batch(step, self.recipe.batch, self.seed, rank, world)
@@ -163,9 +182,10 @@ def control_curves(task: PriorTask, rows: Mapping[str, SongRow]) -> Curves:
     step, curves = task.config.control_frame, {}
     for song in task.songs:
         found, frames = known[rows[song].hash], task.codes.length(song, task.stream) // step
-        tempo = np.full(frames, found["tempo"], np.float32)
+        factor = speed(rows[song].semitones)
+        tempo = np.full(frames, found["tempo"] * factor, np.float32)
         second = step * task.config.hop / task.config.sample_rate
-        curves[song] = {"tempo": tempo, "density": note_density(found["onsets"], frames, second)}
+        curves[song] = {"tempo": tempo, "density": note_density(np.divide(found["onsets"], factor), frames, second)}
     return curves
 
 
@@ -199,7 +219,11 @@ def songs_to_train_on(task: PriorTask) -> tuple[CodesReader | OnTheFlyCodes, Map
         codes: CodesReader | OnTheFlyCodes = OnTheFlyCodes(task.jukebox, task.data, rows, task.streams, task.device, cache)
     else:
         codes = open_codes(cache or task.data, task.jukebox.info, task.streams)
-    coded = [song for song in codes.songs_with(task.streams) if song in rows]
+    there = codes.songs_with(task.streams)
+    if transposed := find_transposed(there, rows):
+        rows |= transposed
+        print_once(f"{task.name}: {len(transposed)} transposed songs are training songs too")
+    coded = [song for song in there if song in rows]
     songs = [song for song in coded if codes.length(song, task.stream) >= config.n_ctx]
     if not songs:
         second, named = config.hop / config.sample_rate, " and ".join(task.streams)

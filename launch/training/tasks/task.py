@@ -57,6 +57,13 @@ class Task(ABC):
         """Return the parts of this rank with values that need communication between ranks. All ranks call this method."""
         return list(parts)
 
+    def held_out(self) -> Task | None:
+        """Return a task with batches of held-out songs, without condition dropout; None if there are no such songs.
+
+        The trainer calls this method after `open`. The other task has the same model.
+        """
+        return None
+
     def phases(self, recipe: Recipe) -> list[Phase]:
         """Return the phases in order. In the log, the values of the first phase have no phase in their names."""
         return [Phase.of(recipe, "", self.model)]

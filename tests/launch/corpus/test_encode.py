@@ -85,6 +85,20 @@ def test_every_song_gets_the_codes_that_its_sound_has_by_itself(data, model, cap
             assert np.array_equal(reader.read(row.song, stream), alone[stream][0].numpy())
 
 
+def test_training_songs_are_encoded_transposed_too_and_only_once(data, model, encoded, capsys):
+    encode(str(data), str(model), levels="2", semitones=(12.0, -12.0))
+    rows, reader = load_manifest(data), codes_of(data, model, "vq.2")
+    training = [row for row in rows if row.split == "train"]
+    assert 0 < len(training) < len(rows) and len(reader.songs) == len(rows) + 2 * len(training) == len(encoded)
+    for row in training:
+        audio, _ = read(audio_path(data, row), sample_rate=11025, channels=1)  # an octave higher at 22,050 Hz
+        alone = Jukebox.from_pretrained(model).codec().encode(torch.from_numpy(audio)[None], ["vq.2"])["vq.2"][0].numpy()
+        assert np.array_equal(reader.read(f"{row.song}@+12", "vq.2"), alone)
+        assert abs(reader.length(f"{row.song}@-12", "vq.2") - 4 * len(alone)) <= 4
+    encode(str(data), str(model), levels="2", semitones=(12.0,))
+    assert "all " in capsys.readouterr().out.splitlines()[-1] and len(encoded) == len(reader.songs)
+
+
 def test_a_gpu_encodes_one_song_at_a_time_with_exact_arithmetic(data, model, monkeypatch):
     """The layers of each song take gigabytes there; the other threads read. The device is a stand-in."""
     seen = []

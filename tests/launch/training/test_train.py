@@ -116,6 +116,26 @@ def test_frames_encoded_while_training_are_those_that_were_encoded_before(data, 
     assert (stored == sounding.roll(1, dims=1)).float().mean() < 0.9  # the control
 
 
+def test_transposed_songs_are_training_songs_with_their_own_length(data, spectral, capsys):
+    from launch.corpus.encode import encode
+
+    folder = shutil.copytree(data, data.parent / "transposed", ignore=shutil.ignore_patterns("codes"))
+    jukebox, tasks = Jukebox.from_pretrained(spectral), []
+    for semitones in ((), (-12.0,)):
+        encode(str(folder), str(spectral), semitones=semitones)
+        config = find("test_spectral").priors["tokens"].for_corpus(len(jukebox.labels.artists), len(jukebox.labels.genres))
+        tasks.append(PriorTask(TaskSetup(jukebox, "tokens", folder, RECIPE, 0, "cpu", config)))
+        tasks[-1].open()
+    plain, more = tasks
+    assert f"{len(plain.songs)} transposed songs are training songs too" in capsys.readouterr().out
+    assert more.songs == sorted([*plain.songs, *(f"{song}@-12" for song in plain.songs)])
+    totals = {song: prepared.total for song, prepared in zip(more.songs, more.prepared, strict=True)}
+    words = {song: prepared.seconds for song, prepared in zip(more.songs, more.prepared, strict=True)}
+    for song in plain.songs:
+        assert abs(totals[f"{song}@-12"] - 2 * totals[song]) <= 1
+        assert np.allclose(words[f"{song}@-12"], 2 * words[song], equal_nan=True)
+
+
 def test_one_prior_is_trained_by_its_name_and_others_of_its_kind_are_not(data, spectral, tmp_path, capsys):
     folder = shutil.copytree(spectral, tmp_path / "model", ignore=shutil.ignore_patterns("training"))
     train("masked_tokens", str(data), preset="test_spectral", steps=2, out=str(folder))
@@ -335,6 +355,33 @@ def test_a_prior_learns_codes_that_follow_a_rule_and_not_shuffled_ones(data, mod
         fit(task, recipe, folder / "training")
         bits.append(np.mean([line["bits"] for line in read_log(folder / "training" / "log.jsonl")[-10:]]))
     assert bits[0] < 1.0 and bits[1] > 2.5, bits
+
+
+def test_held_out_songs_are_measured_with_every_checkpoint_and_overfitting_is_one_line(data, model, capsys):
+    """Held-out songs have the opposite order of codes, or (the control) the same."""
+    from data_prep.codes import CodesWriter
+    from jukebox.model.codes import codes_folder
+
+    jukebox, bits, printed = Jukebox.from_pretrained(model), [], []
+    for same in (False, True):
+        folder, once = data.parent / f"held_out_{same}", np.arange(500, dtype=np.uint16) % 8
+        shutil.copytree(data, folder, ignore=shutil.ignore_patterns("codes"))
+        with CodesWriter(codes_folder(folder, jukebox.info, "vq.2"), ["vq.2"]) as writer:
+            for row in load_manifest(data):
+                writer.add(row.song, {"vq.2": once if same or row.split == "train" else once[::-1].copy()})
+        recipe = replace(RECIPE, steps=60, lr=1e-2, save_every=20, drop_labels=0.5)
+        task = PriorTask(setup(jukebox, "prior_2", folder, recipe))
+        task.save = lambda model: None  # type: ignore[method-assign]
+        fit(task, recipe, folder / "training")
+        lines = {line["step"]: line for line in read_log(folder / "training" / "log.jsonl")}
+        assert [step for step, line in lines.items() if "held_out_bits" in line] == [20, 40, 60]
+        bits.append([lines[step]["held_out_bits"] for step in (20, 60)])
+        printed.append(capsys.readouterr().out)
+        other = task.held_out()
+        assert other and {row.split for row in load_manifest(data) if row.song in other.songs} == {"test"}
+        assert all((other.batch(0, 0, 1).cond.artist > 0).tolist())  # no condition is dropped
+    assert bits[0][1] > bits[0][0] and "it overfits" in printed[0]
+    assert bits[1][1] < bits[1][0] and "it overfits" not in printed[1]
 
 
 def test_the_masked_prior_is_trained_by_its_verb_into_the_model_folder(data, model, tmp_path):

@@ -15,6 +15,7 @@ from data_prep.audio.audio import read
 from data_prep.errors import UserError
 from data_prep.manifest import load_manifest, prepare
 from data_prep.synthetic.songs import make_corpus
+from data_prep.transpose import transpose
 from jukebox import Jukebox
 from jukebox.model.folder import ModelFolder
 from jukebox.model.presets import find
@@ -23,8 +24,9 @@ from jukebox.sampling import sampler, walk, window_checkpoint
 from jukebox.sampling.window_checkpoint import WindowCheckpoint
 from jukebox.song import Song
 from launch.cli.commands import main
+from launch.corpus.controls import note_density
 from launch.training.log import read_log
-from launch.training.tasks.prior import PriorTask
+from launch.training.tasks.prior import PriorTask, control_curves
 from launch.training.tasks.task import TaskSetup
 from launch.training.trainer import fit
 from priors.wavenet.config import WaveNetConfig
@@ -102,6 +104,10 @@ def test_tempo_and_note_density_are_controls_by_frame_in_training_and_flags_of_s
         measured[row.hash]["tempo"] for row in songs
     ]
     assert (controls["density"] > 0).all() and controls["density"].std() > 0
+    song = songs[0].song
+    slow, fast = (control_curves(task, each)[song] for each in (rows, rows | {song: transpose(songs[0], 12.0)}))
+    assert np.array_equal(fast["tempo"], 2 * slow["tempo"])  # a transposed song is twice as fast
+    assert np.array_equal(fast["density"], note_density([0.05, 0.3], len(slow["tempo"]), 128 / 22050))
     other = ModelFolder.from_pretrained(shutil.copytree(model.folder, tmp_path / "model"))
     other.save_prior("wavenet", task.model)
     words = ["sample", str(other.folder), "--route", "wavenet", "--seconds", "0.05", "--artist", "ann"]
