@@ -15,6 +15,7 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from data_prep.errors import UserError, keeping
@@ -140,7 +141,8 @@ class Learning:
             ("spectral", plan.codec_steps, plan.codec_minutes), ("tokens", plan.prior_steps, plan.prior_minutes),
         ):  # fmt: skip
             if what == "tokens":
-                yield "encode", ["encode", data, model, "--levels", "tokens", *self.threads, *self.device]
+                more = [f"--semitones={','.join(f'{each:g}' for each in plan.semitones)}"] if plan.semitones else []
+                yield "encode", ["encode", data, model, "--levels", "tokens", *more, *self.threads, *self.device]
             limits = ["--steps", str(steps), "--max_minutes", f"{minutes:.4g}", "--preset", plan.preset, "--seed", self.seed]
             yield f"train {what}", ["train", what, data, "--out", model, *limits, *self.threads, *self.device]
         figures = str(self.songs / "evaluation.json")
@@ -149,9 +151,13 @@ class Learning:
             ["evaluate", model, data, "--windows", "32", "--songs", "8", "--out", figures, *self.threads, *self.device],
         )
         rows = load_manifest(self.data)
-        yield "sample", self._resumable("song", ["sample", model, *labels(rows), "--seconds", f"{SECONDS:g}"])
+        # A prior with timing knows songs as long as those of its training.
+        length = max(SECONDS, median(row.seconds for row in rows))
+        words = [*labels(rows), "--seconds", f"{SECONDS:g}", "--total_seconds", f"{length:.0f}"]
+        yield "sample", self._resumable("song", ["sample", model, *words])
         track = next((row for row in rows if row.split == "test"), rows[0])
         prompt = ["--prompt_seconds", f"{min(PROMPT, track.seconds / 2):.3g}", "--seconds", f"{SECONDS:g}"]
+        prompt += ["--total_seconds", f"{max(SECONDS, track.seconds):.0f}"]
         words = ["continue", model, str(audio_path(self.data, track)), *labels([track]), *prompt]
         yield "continue", self._resumable("continued", words)
 

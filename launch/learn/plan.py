@@ -23,23 +23,26 @@ from vqvae.spectral.config import TOKENS
 
 # shares of the hours; the rest is for decoding and encoding the music, the evaluation and the songs
 CODEC, PRIOR = 0.30, 0.52
+LEAST = 0.2  # of the codec, if transposed songs take long to encode
 SIZES = ((4.0, "recordings_large"), (0.75, "recordings"), (0.0, "recordings_small"))  # least hours -> preset, on a CPU
 SPARE = 1.25  # factor on the steps that fit into the time
 PASSES = 5.0  # of a prior over the training music: with more, held-out songs take more bits
+SEMITONES = (-2.0, 2.0)  # training songs are also encoded transposed, if the prior has time for more music
 FEWEST = 100  # steps of a prior, also with little music
-FAST = {"prepare": 150.0, "encode": 60.0}  # approximate seconds of music per second and core
+FAST = {"prepare": 150.0, "encode": 100.0}  # approximate seconds of music per second and core
 SONGS = {"evaluate": 60.0, "sample": 30.0, "continue": 30.0}  # approximate seconds
 
 
 @dataclass(frozen=True)
 class LearnPlan:
-    """A preset, and the steps and minutes of codec and prior."""
+    """A preset, the steps and minutes of codec and prior, and the transpositions of the training songs in semitones."""
 
     preset: str
     codec_steps: int
     codec_minutes: float
     prior_steps: int
     prior_minutes: float
+    semitones: tuple[float, ...] = ()
 
 
 def preset_for(given: str, hours: float, device: str) -> str:
@@ -56,16 +59,21 @@ def preset_for(given: str, hours: float, device: str) -> str:
 def make_plan(name: str, hours: float, device: str, music: float) -> LearnPlan:
     """Plan codec and prior for `hours` of time and `music` seconds of training songs.
 
-    The steps of the prior are limited by the music. The codec gets the time that the prior does not need.
+    The steps of the prior are limited by the music, for which transposed songs count too. The codec gets the time that the prior
+    and the encoding of transposed songs do not need.
     """
     preset, minutes = find(name), 60 * hours
     recipe, config = preset.prior_recipes[TOKENS], preset.priors[TOKENS]
     prior_minutes, each = PRIOR * minutes, step_minutes(preset, recipe, config, device)
-    prior_steps = min(fitting(recipe, prior_minutes, each), most_steps(recipe, config, music))
+    prior_steps = fitting(recipe, prior_minutes, each)
+    semitones = SEMITONES if prior_steps > most_steps(recipe, config, music) else ()
+    more = len(semitones) * music
+    prior_steps = min(prior_steps, most_steps(recipe, config, music + more))
     prior_minutes = min(prior_minutes, SPARE * prior_steps * each)
-    codec, codec_minutes = preset.codec_recipes[TOKENS], (CODEC + PRIOR) * minutes - prior_minutes
+    codec_minutes = (CODEC + PRIOR) * minutes - prior_minutes - more / FAST["encode"] / usable_cores() / 60
+    codec_minutes, codec = max(codec_minutes, LEAST * minutes), preset.codec_recipes[TOKENS]
     codec_steps = fitting(codec, codec_minutes, step_minutes(preset, codec, None, device))
-    return LearnPlan(name, codec_steps, codec_minutes, prior_steps, prior_minutes)
+    return LearnPlan(name, codec_steps, codec_minutes, prior_steps, prior_minutes, semitones)
 
 
 def step_minutes(preset: Preset, recipe: Recipe, prior: PriorConfig | None, device: str) -> float:
@@ -95,11 +103,13 @@ def plan_lines(plan: LearnPlan, songs: int, music: float, hours: float, prepared
     preset, cores = find(plan.preset), usable_cores()
     codec, prior = preset.codec, preset.priors[TOKENS]
     weights = [codec.parameter_count(TOKENS) / 1e6, prior.parameters().all / 1e6]
+    encoded = music * (1 + len(plan.semitones))
+    transposed = f", also of songs {' and '.join(f'{each:+g}' for each in plan.semitones)} semitones" if plan.semitones else ""
     first = {f"prepare   {songs} songs, {music / 3600:.3g} h of music": music / FAST["prepare"] / cores}
     stages = {
         **({} if prepared else first),
         f"codec     {weights[0]:.1f} million weights, up to {plan.codec_steps:,} steps": 60 * plan.codec_minutes,
-        f"encode    {codec.spec.stream(TOKENS).books} codes a frame": music / FAST["encode"] / cores,
+        f"encode    {codec.spec.stream(TOKENS).books} codes a frame{transposed}": encoded / FAST["encode"] / cores,
         f"prior     {weights[1]:.1f} million weights, up to {plan.prior_steps:,} steps": 60 * plan.prior_minutes,
         **SONGS,
     }

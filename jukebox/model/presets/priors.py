@@ -94,13 +94,14 @@ def masked_token_prior(
 
 
 def token_prior(
-    codec: SpectralConfig, n_ctx: int, width: int, depth: int, heads: int, max_seconds: float, dropout: float = 0.0
+    codec: SpectralConfig, n_ctx: int, width: int, depth: int, heads: int, max_seconds: float, dropout: float = 0.0,
+    timing_bins: int = 256,
 ) -> TokenConfig:  # fmt: skip
     """Configure the autoregressive prior of the spectral codec's tokens."""
     trunk = TrunkConfig(
         n_ctx, width, depth, heads, m_attn=1.0, m_mlp=4.0, rope=ROPE, dropout=dropout, init=initialisation(depth)
     )
-    labels = LabelConfig(1, 1, timing_bins=256, max_seconds=max_seconds, sample_rate=codec.sample_rate)
+    labels = LabelConfig(1, 1, timing_bins=timing_bins, max_seconds=max_seconds, sample_rate=codec.sample_rate)
     lyrics = FrameLyricConfig(Characters(PLAIN).size)
     return TokenConfig(
         TOKENS, codec.books, codec.bins, codec.hop, codec.sample_rate, trunk, codec.latent, labels=labels, lyrics=lyrics

@@ -14,7 +14,19 @@ from data_prep.synthetic.songs import make_corpus
 from jukebox.model.presets import PRESETS
 from launch.cli import main
 from launch.learn.learn import Learning
-from launch.learn.plan import CODEC, FEWEST, PASSES, PRIOR, LearnPlan, make_plan, most_steps, plan_lines, preset_for
+from launch.learn.plan import (
+    CODEC,
+    FEWEST,
+    LEAST,
+    PASSES,
+    PRIOR,
+    SEMITONES,
+    LearnPlan,
+    make_plan,
+    most_steps,
+    plan_lines,
+    preset_for,
+)
 
 FLAGS = ["--preset", "test_spectral", "--hours", "0.0005", "--threads", "1"]
 STAGES = ["prepare", "train spectral", "encode", "train tokens", "evaluate", "sample", "continue"]
@@ -71,9 +83,19 @@ def test_a_prior_reads_the_music_a_few_times_and_the_codec_gets_the_rest_of_the_
     window = prior.n_ctx * prior.hop / prior.sample_rate
     assert most_steps(recipe, prior, 1000 * recipe.batch * window) == 1000 * PASSES
     assert most_steps(recipe, prior, 10.0) == FEWEST
-    plan = make_plan("test_spectral", 0.5, "cpu", 10.0)
+    plan = make_plan("test_spectral", 0.5, "cpu", 5.0)
     assert plan.prior_steps == FEWEST and plan.prior_minutes < 1 < 30 * PRIOR < plan.codec_minutes
-    assert plan.codec_minutes + plan.prior_minutes == pytest.approx(30 * (CODEC + PRIOR))
+    assert plan.codec_minutes + plan.prior_minutes == pytest.approx(30 * (CODEC + PRIOR), abs=0.01)  # 10 s are encoded more
+
+
+def test_little_music_is_encoded_transposed_too_so_that_the_prior_has_more_of_it():
+    recipe, prior = PRESETS["test_spectral"].prior_recipes["tokens"], PRESETS["test_spectral"].priors["tokens"]
+    little, enough = (make_plan("test_spectral", 0.02, "cpu", seconds) for seconds in (600.0, 1e9))
+    assert (little.semitones, enough.semitones) == (SEMITONES, ())
+    assert most_steps(recipe, prior, 600.0) < little.prior_steps <= most_steps(recipe, prior, 600.0 * (1 + len(SEMITONES)))
+    assert little.codec_minutes >= LEAST * 60 * 0.02
+    lines = ["\n".join(plan_lines(plan, 8, 600.0, 0.02, True)) for plan in (little, enough)]
+    assert "also of songs -2 and +2 semitones" in lines[0] and "semitones" not in lines[1]
 
 
 def test_a_preset_without_the_spectral_route_songs_that_are_too_short_and_no_hours_are_one_line(corpus, tmp_path, capfd):
