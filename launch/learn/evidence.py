@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from data_prep.audio.audio import write_wav
 from data_prep.errors import UserError
 from data_prep.files import replacing, write_json
-from data_prep.manifest import audio_path
 from jukebox.api import Jukebox
 from jukebox.evaluation import metrics
 from jukebox.evaluation.figures import prior_figures
@@ -45,6 +45,7 @@ from vqvae.spectral.config import TOKENS
 # Hz; energies are compared in the bands between these edges, and the last band ends at half the sample rate
 EDGES = (0.0, 500.0, 2000.0, 5000.0)
 PROMPT, NEW = 8.0, 12.0  # seconds of the prompt and of its continuation
+STARTS = (0.0, 30.0, 60.0)  # seconds at which the prompts of a track begin
 WINDOWS = 64  # number of windows for the bits of the prior
 FILE = "figures.json"
 TRAINED = {"steps": "step", "minutes": "minutes"}  # figure -> name in the log of a training
@@ -160,17 +161,20 @@ def continuation_rows(
 ) -> dict[str, Figures]:
     """Return the rows of the continuations and of their controls, each compared with prompts.
 
-    Continuations and true continuations are compared with their own prompt and with the prompt of another track.
+    Continuations and true continuations are compared with their own prompt and with the prompt of another track. `count` tracks
+    are continued, each after up to three prompts.
     """
     settings, rate = request.RunSettings(SamplingOptions(seed=seed), None, MachineOptions()), corpus.model.sample_rate
     (first, new), made, true = lengths, [], []
-    for i, row in enumerate([row for row in corpus.held if row.seconds >= first + new][:count]):
-        path = audio_path(corpus.data, row)
+    rows = [row for row in corpus.held if row.seconds >= first + new][:count]
+    pairs = [(start, row) for start in STARTS for row in rows if row.seconds >= start + first + new]
+    for i, (start, row) in enumerate(pairs):  # neighbours in this order are different tracks
+        prompt, path = corpus.audio(row, first, start), out / f"prompt_{i}.wav"
+        write_wav(path, prompt, rate)
         asked = request.continued(corpus.model.info, [song_of(row)], [path], first, first + new, settings)
         run = finish_run(corpus.model, out / f"continued_{i}", asked)  # type: ignore[arg-type]
-        prompt = corpus.audio(row, first)
         made.append((prompt, run_pieces(run)[0].audio))
-        true.append((prompt, corpus.audio(row, new, first)))
+        true.append((prompt, corpus.audio(row, new, start + first)))
     if len(made) < 2:
         return {}
     groups = {
