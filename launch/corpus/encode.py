@@ -130,9 +130,9 @@ def encode_rows(
     if not missing:
         print(f"all {len(rows)} songs have {names} in {cache / 'codes'}")
         return
-    started, made = time.monotonic(), sum(rows[song].seconds for song in missing)
+    started, made = time.monotonic(), sum(round(rows[song].seconds) for song in missing)
     kept, done = f"{cache / 'codes'} keeps the codes of finished songs: the same command goes on", []
-    with keeping(kept, lambda: done), progress(round(made), f"encoding {names}", unit="s") as bar:
+    with keeping(kept, lambda: done), progress(made, f"encoding {names}", unit="s") as bar:
         for absent in sorted(set(missing.values())):  # songs with the same missing streams share writers
             todo = [rows[song] for song in rows if missing.get(song) == absent]
             with contextlib.ExitStack() as stack:
@@ -144,7 +144,7 @@ def encode_rows(
                     bar.update(round(row.seconds))
                     done.append(row.song)
     took = max(time.monotonic() - started, 1e-9)
-    print(f"{len(missing)} songs, {made:.0f} s of music in {took:.1f} s ({made / took:.0f} seconds of music a second)")
+    print(f"{len(missing)} songs, {made} s of music in {took:.1f} s ({made / took:.0f} seconds of music a second)")
     print(f"{names} in {cache / 'codes'}")
 
 
