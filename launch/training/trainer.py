@@ -35,10 +35,8 @@ if TYPE_CHECKING:
     from launch.training.tasks.task import Task
 
 
-HELD_OUT, HELD_OUT_SEED = (
-    4,
-    1 << 21,
-)  # batches of held-out songs per measurement; number in the place of the step in their seeds
+HELD_OUT = 4  # batches of held-out songs per measurement
+HELD_OUT_SEED = 1 << 21  # in the place of the step in the seeds of these batches
 OVERFIT = 1.01  # least ratio of the last held-out loss to the lowest for a line about overfitting
 COUNT_AFTER = 30.0  # seconds of training before the operations of a step are counted once: counting takes some seconds
 
