@@ -242,6 +242,8 @@ def _shown(figure: Figures, digits: int) -> str:
 
 # ---- running units
 
+PATIENCE = 20.0  # seconds in which an interrupted worker ends
+
 
 def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> list[Figures]:
     """Measure all units in `processes` processes (0: one per core) and return their figures. Units must be picklable."""
@@ -259,9 +261,13 @@ def run_in_processes(units: Sequence[Callable[[], Figures]], processes: int) -> 
                 done.append(future.result())
                 bar.update()
         except BaseException:
+            children = multiprocessing.active_children()
             pool.shutdown(wait=False, cancel_futures=True)
-            for child in multiprocessing.active_children():
+            for child in children:
                 child.terminate()  # a child gets Ctrl-C of a terminal, but not a signal to this process
+            for child in children:  # a training writes a checkpoint before it ends
+                child.join(PATIENCE)
+                child.kill()
             raise
     return [future.result() for future in running]
 

@@ -162,9 +162,7 @@ CASES: dict[str, Case] = {
     "launch": Case(
         lambda world, out: ["launch", "--logs", out, "--", "plan", "sample", str(world / "model"), "--bandwidth", "10"]
     ),
-    "gpu-check": Case(
-        lambda _, out: ["gpu-check", "--device", "cpu", "--tiny", "--only", "int8", "--out", out], slow=True, suffix=".jsonl"
-    ),
+    "gpu-check": Case(lambda _, out: ["gpu-check", "--device", "cpu", "--tiny", "--out", out], slow=True, suffix=".jsonl"),
     "bench": Case(lambda world, out: ["bench", "sample", world / "model", "--seconds", 0.2, "--out", out], suffix=".json"),
     "demo": Case(
         lambda _, out: ["demo", "--songs", 16, "--seconds", 1, "--scale", 0.001, "--preset", "test_both", "--out", out],
