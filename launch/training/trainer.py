@@ -75,13 +75,14 @@ def noise_of(line: dict[str, float], batch: int, parts: int) -> dict[str, float]
 
 def overfitting(lines: Sequence[dict[str, float]]) -> str:
     """Return a sentence if held-out songs had a lower loss earlier in the log of a training, else an empty text."""
-    found = [(line[name], line["step"]) for line in lines for name in ("held_out_bits", "held_out_loss") if name in line]
+    names = ("held_out_bits", "held_out_loss")
+    found = [(line[name], line["step"], name) for line in lines for name in names if name in line]
     if not found or found[-1][0] <= OVERFIT * min(found)[0]:
         return ""
-    (last, _), (lowest, step) = found[-1], min(found)
+    (last, _, name), (lowest, step, _) = found[-1], min(found)
     return (
-        f"the loss on held-out songs is {last:.4g}, and was {lowest:.4g} after {step:.0f} steps: it overfits; train with fewer "
-        "--steps, or on more songs (`jukebox encode --semitones -2,2` makes more of them)"
+        f"{name} is {last:.4g}, and was {lowest:.4g} after {step:.0f} steps: it overfits; train with fewer --steps, or on more "
+        "songs (`jukebox encode --semitones -2,2` makes more of them)"
     )
 
 

@@ -34,7 +34,7 @@ def _recordings(codec: SpectralConfig, width: int, depth: int, times: float = 1.
         replace(recipe, steps=round(recipe.steps * times), max_minutes=recipe.max_minutes * times)
         for recipe in (replace(_RECORDINGS_CODEC, crop=crop), _RECORDINGS_TOKENS)
     )
-    # Without timing: among some hundred songs the length of a song identifies it, and a prior memorises what follows.
+    # Without timing: among some hundred songs the length of a song identifies it (docs/log.md, 2026-12-01).
     prior = token_prior(codec, 430, width, depth, heads=4, max_seconds=600.0, timing_bins=0)
     decoder = replace(DEMO_DECODER, crop=crop // 3)
     return Preset(codec, {TOKENS: first}, {TOKENS: prior}, {TOKENS: second}, more_recipes={"decoder": {TOKENS: decoder}})

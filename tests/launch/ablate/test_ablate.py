@@ -247,6 +247,34 @@ def test_a_signal_to_the_parent_alone_ends_the_workers(number):
         time.sleep(0.05)
 
 
+def write_when_ended(folder: Path) -> None:
+    """A unit that still writes for a second after it was asked to end, as a training writes its checkpoint."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    try:
+        (folder / "begun").touch()
+        time.sleep(60)
+    finally:
+        time.sleep(1)
+        (folder / "ended").touch()
+
+
+def test_an_interruption_waits_for_what_the_workers_still_write(tmp_path):
+    code = (
+        "import signal; from functools import partial; from pathlib import Path; from launch.ablate.experiment import "
+        "run_in_processes as run; from tests.launch.ablate.test_ablate import write_when_ended as unit; "
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"folder = Path({str(tmp_path)!r})\ntry:\n    run([partial(unit, folder)], 1)\n"
+        "except KeyboardInterrupt:\n    assert (folder / 'ended').exists()\n"  # here, and not only when Python exits
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[3]) as process:
+        end = time.monotonic() + 60
+        while not (tmp_path / "begun").exists():
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0 and (tmp_path / "ended").exists()
+
+
 def is_running(pid: int) -> bool:
     """Whether a process does anything: a dead one may wait for its exit code to be read."""
     try:
